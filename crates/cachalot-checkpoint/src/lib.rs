@@ -1,0 +1,1 @@
+//! Released checkpoints: config, shards, tensor inventory, validation.

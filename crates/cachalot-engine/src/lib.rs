@@ -1,0 +1,1 @@
+//! Engine, session, sampling and generation.

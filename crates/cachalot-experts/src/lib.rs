@@ -1,0 +1,1 @@
+//! Who provides routed experts and Engram rows to the model.

@@ -1,0 +1,1 @@
+//! CPU kernels over packed weights and caches, chosen at run time.

@@ -1,0 +1,1 @@
+//! Forward pass and sequence state of the DeepSeek V4 family.

@@ -1,0 +1,1 @@
+//! Number codecs of the released checkpoints and elementary functions with one defined result.

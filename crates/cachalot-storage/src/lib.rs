@@ -1,0 +1,1 @@
+//! Positioned reads of weight files, behind one small trait.

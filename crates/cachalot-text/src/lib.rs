@@ -1,0 +1,1 @@
+//! Tokenizer, prompt encoding and output parsing.
