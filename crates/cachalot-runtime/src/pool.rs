@@ -80,11 +80,11 @@ impl Pool {
             return;
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let task: &Task = &task;
+        let task: &(dyn Fn(usize) + Sync + '_) = &task;
         // SAFETY: only the lifetime is widened. Workers use the reference between the increment of `job` below and
         // their decrement of `busy`, and this function leaves only after `busy` is 0 (a panic of its own share is
         // caught first), so the closure outlives every use.
-        let task: &'static Task = unsafe { std::mem::transmute::<&Task, &'static Task>(task) };
+        let task: &'static Task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync + '_), &'static Task>(task) };
         let shared = &*self.shared;
         {
             let mut current = shared.current.lock().unwrap_or_else(PoisonError::into_inner);
