@@ -107,6 +107,13 @@ pub struct Shard {
     file: Option<Box<dyn Storage>>,
 }
 
+impl Shard {
+    /// Length of the file, if it is there and its header has arrived.
+    pub fn length(&self) -> Option<u64> {
+        self.file.as_ref().map(|file| file.length())
+    }
+}
+
 /// Which optional parts a checkpoint has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Abilities {

@@ -11,6 +11,7 @@ mod dtype;
 mod error;
 mod fields;
 pub mod index;
+mod inspect;
 mod inventory;
 mod problems;
 pub mod safetensors;
@@ -19,5 +20,6 @@ pub use checkpoint::{Abilities, Architecture, Arrival, CONFIG_FILE, Checkpoint, 
 pub use dtype::{Dtype, Shape};
 pub use error::{BadCode, CheckpointError};
 pub use fields::FieldError;
+pub use inspect::{Amount, Cache, DtypeAmount, GroupAmount, Inspection, Memory, ShardState, Token};
 pub use inventory::{Expected, Group, Problem};
 pub use problems::{MAX_PROBLEMS, Problems};

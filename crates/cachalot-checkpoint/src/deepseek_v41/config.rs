@@ -4,8 +4,10 @@
 //! does not know is an error; fields that inference does not use are ignored.
 
 use super::schedule::{self, LayerPlan};
+use super::tensors;
 use super::{DsparkConfig, EngramConfig, EngramTables, VisionConfig, Yarn};
 use crate::fields::{FieldError, Fields};
+use crate::inventory::Expected;
 use crate::problems::Problems;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
@@ -289,6 +291,36 @@ impl Config {
         let window = self.num_hidden_layers as u64 * self.sliding_window as u64 * (head + head / 32);
         let pending = self.kv_sources().filter(|(_, plan)| plan.ratio == 2).count() as u64 * 2 * head * 4;
         window + pending
+    }
+}
+
+impl Config {
+    /// Bytes of caches that a token at position `tokens - 1` reads (spec section 7.2): windows, selected entries, index
+    /// keys.
+    pub fn cache_read_bytes(&self, tokens: u64) -> u64 {
+        let (head, index) = (self.head_dim as u64, self.index_head_dim as u64);
+        let window = self.num_hidden_layers as u64 * tokens.min(self.sliding_window as u64) * (head + head / 32);
+        let candidates = (self.candidate_topk_blocks * self.candidate_block_size) as u64;
+        let compressed = self.layers.iter().enumerate().filter(|(_, plan)| plan.ratio > 0);
+        let per_layer = compressed.map(|(layer, plan)| {
+            let entries = tokens / plan.ratio as u64;
+            let scored = match plan.index_source {
+                Some(source) if source == layer && plan.candidates_from.is_some() => entries.min(candidates),
+                Some(source) if source == layer => entries,
+                _ => 0,
+            };
+            entries.min(self.index_topk as u64) * (head / 2 + head / 16) + scored * (index / 2 + index / 32)
+        });
+        window + per_layer.sum::<u64>()
+    }
+
+    /// Calls `visit` with every tensor that a checkpoint of this config holds, the draft module's and the image path's
+    /// included if the config declares them.
+    pub fn for_each_tensor(&self, mut visit: impl FnMut(Expected<'_>)) {
+        let _ = tensors::visit(self, (true, true), &mut |expected| {
+            visit(expected);
+            std::ops::ControlFlow::Continue(())
+        });
     }
 }
 
