@@ -3,8 +3,9 @@
 use cachalot_kernels::{AttentionScratch, Compute, Job, attend, decode_fp8, decode_nvfp4, encode_fp8, matmul, rms_norm, rope};
 use smallvec::SmallVec;
 
+use super::global::halves_of;
 use super::step::{Row, Segment, Span, Workspace};
-use super::{Config, Model};
+use super::Model;
 use crate::shared::buffer::{sized, split_pieces};
 use crate::shared::inputs::{Arithmetic, Inputs};
 
@@ -42,7 +43,7 @@ struct Lane {
 
 /// Where the keys of one query lie: window positions, then selected compressed entries.
 struct Keys<'a> {
-    config: &'a Config,
+    record: usize,
     segment: &'a Segment<'a>,
     span: Span,
     layer: usize,
@@ -69,8 +70,7 @@ impl Keys<'_> {
         let position = self.first + index;
         let record = match position.checked_sub(self.span.start) {
             Some(row) => {
-                let size = self.config.window_record();
-                &self.fresh[row * size..(row + 1) * size]
+                &self.fresh[row * self.record..(row + 1) * self.record]
             }
             None => self.segment.sequence.windows[self.layer].get(position),
         };
@@ -106,7 +106,7 @@ impl Model {
         push(&weights.wkv, inputs.quantised(), sized(&mut buffers.kv_raw, rows * config.head_dim));
         if let Some(compressor) = &weights.compressor {
             let source = self.source_index(layer);
-            let halves = work.global.halves(source);
+            let halves = halves_of(&mut work.global.halves, source);
             push(&compressor.wkv, inputs.plain(), sized(&mut halves.values, rows * config.head_dim));
             if let Some(wgate) = &compressor.wgate {
                 push(wgate, inputs.plain(), sized(&mut halves.gates, rows * config.head_dim));
@@ -116,6 +116,7 @@ impl Model {
             push(&indexer.weights_proj, inputs.plain(), sized(&mut work.global.head_weights, rows * config.index_n_heads));
         }
         matmul(&self.compute, &mut jobs);
+        drop(jobs);
         sized(&mut buffers.qr, rows * config.q_lora_rank);
         let (qa, rank) = (&buffers.qa, config.q_lora_rank);
         self.compute.pool().run_pieces(&mut buffers.qr, rank, |row, out| {
@@ -138,6 +139,7 @@ impl Model {
             jobs.push(Job { weight: &indexer.wq_b, rows: 0..indexer.wq_b.rows(), input, output });
         }
         matmul(&self.compute, &mut jobs);
+        drop(jobs);
         let (cos, sin) = self.angles(layer, &work.angles);
         let (heads, pairs) = (config.num_attention_heads, config.qk_rope_head_dim / 2);
         let plain = config.head_dim - config.qk_rope_head_dim;
@@ -163,7 +165,7 @@ impl Model {
             let angles = row * pairs..(row + 1) * pairs;
             rope(&mut out[plain..], &cos[angles.clone()], &sin[angles], false);
         });
-        let size = config.window_record();
+        let size = self.records.window;
         let layer_bytes = work.rows.len() * size;
         let records = &mut work.window_records[layer * layer_bytes..(layer + 1) * layer_bytes];
         let kv = &buffers.kv;
@@ -243,17 +245,17 @@ impl Model {
     ) -> Keys<'a> {
         let Row { segment, position, .. } = rows[row];
         let span = spans[segment];
-        let size = self.config.window_record();
+        let size = self.records.window;
         let base = (layer * rows.len() + span.first_row) * size;
         let sequence = &segments[segment].sequence;
         let first = (position + 1).saturating_sub(self.config.sliding_window).max(sequence.window_start[layer]);
-        let role = &self.config.schedule()[layer];
+        let role = &self.config.layers[layer];
         let (source, selected) = match role.kv_source {
             Some(owner) => (self.source_index(owner), selected),
             None => (0, &[][..]),
         };
         Keys {
-            config: &self.config,
+            record: size,
             segment: &segments[segment],
             span,
             layer,

@@ -1,6 +1,6 @@
 //! Engram: n-gram rows added to the residual streams behind a gate (spec section 3.10 d to f).
 
-use cachalot_checkpoint::deepseek_v41::engram::EngramTables;
+use cachalot_checkpoint::deepseek_v41::EngramTables;
 use cachalot_experts::RowError;
 use cachalot_kernels::{matmul_one, mean_square};
 use cachalot_numerics::math;
@@ -52,7 +52,7 @@ impl Model {
         if let Some(trace) = trace {
             Trace::list(&mut trace.engram_rows, table).extend(buffers.ids.iter().map(|&id| id as i64));
         }
-        let width = tables.columns() * config.engram_head_dim;
+        let width = tables.columns() * self.rows.width(table);
         sized(&mut buffers.values, work.rows.len() * width);
         self.rows.fetch(table, &buffers.ids, &mut buffers.values)?;
         buffers.inputs.set(&self.compute, &buffers.values, width, self.arithmetic);
@@ -80,18 +80,13 @@ impl Model {
 
     /// The table rows of every row's n-grams.
     fn hash(&self, tables: &EngramTables, table: usize, work: &mut Workspace, segments: &[Segment]) {
-        work.engram.ids.clear();
-        let pad = self.pad_class;
-        for row in &work.rows {
+        let ids = sized(&mut work.engram.ids, work.rows.len() * tables.columns());
+        for (row, ids) in work.rows.iter().zip(ids.chunks_exact_mut(tables.columns())) {
             let (span, sequence) = (work.spans[row.segment], &segments[row.segment].sequence);
-            let mut classes = SmallVec::<[u32; 8]>::new();
-            let mut open = true;
-            for back in 0..tables.max_ngram() {
-                let class = class_before(row, back, span, &work.classes, sequence).filter(|_| open);
-                open = class.is_some();
-                classes.push(class.unwrap_or(pad));
-            }
-            tables.rows(table, &classes, &mut work.engram.ids);
+            let look_back = 0..tables.look_back();
+            let history: SmallVec<[Option<u32>; 16]> =
+                look_back.map(|back| class_before(row, back, span, &work.classes, sequence)).collect();
+            tables.hash_rows(table, &history, self.pad_class, ids);
         }
     }
 }

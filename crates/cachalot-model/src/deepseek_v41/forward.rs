@@ -100,7 +100,7 @@ impl Model {
                 table.angles(row.position, cos, sin);
             }
         }
-        let records = self.weights.layers.len() * work.rows.len() * self.config.window_record();
+        let records = self.weights.layers.len() * work.rows.len() * self.records.window;
         sized(&mut work.window_records, records);
     }
 
@@ -215,7 +215,7 @@ impl Model {
 
     fn record_selection(&self, layer: usize, work: &Workspace, trace: Option<&mut Trace>) {
         let Some(trace) = trace else { return };
-        let Some(index) = self.config.index_source_layer_ids.iter().position(|&source| source == layer) else { return };
+        let Some(index) = self.config.index_sources().position(|(source, _)| source == layer) else { return };
         let list = Trace::list(&mut trace.index_selection, index);
         for row in 0..work.rows.len() {
             let chosen = work.global.selection.of(row);
@@ -226,7 +226,7 @@ impl Model {
 
     /// Moves the step's window records of `layers` to the sequences' rings.
     pub(super) fn commit_windows(&self, layers: Range<usize>, work: &Workspace, segments: &mut [Segment]) {
-        let size = self.config.window_record();
+        let size = self.records.window;
         for (segment, span) in segments.iter_mut().zip(&work.spans) {
             for layer in layers.clone() {
                 let ring = &mut segment.sequence.windows[layer];

@@ -20,7 +20,7 @@ const KEYS_PER_TASK: usize = 256;
 #[derive(Default)]
 pub(super) struct GlobalBuffers {
     /// Per KV source: what its compressor projected for every row; kept until the step is committed.
-    halves: Vec<Halves>,
+    pub halves: Vec<Halves>,
     groups: Vec<Group>,
     latents: Vec<f32>,
     latent_input: Activations,
@@ -65,15 +65,15 @@ pub(super) struct Lane {
     pub order: Vec<u64>,
 }
 
-impl GlobalBuffers {
-    /// Buffers of KV source number `source`.
-    pub fn halves(&mut self, source: usize) -> &mut Halves {
-        if self.halves.len() <= source {
-            self.halves.resize_with(source + 1, Halves::default);
-        }
-        &mut self.halves[source]
+/// Buffers of KV source number `source`.
+pub(super) fn halves_of(halves: &mut Vec<Halves>, source: usize) -> &mut Halves {
+    if halves.len() <= source {
+        halves.resize_with(source + 1, Halves::default);
     }
+    &mut halves[source]
+}
 
+impl GlobalBuffers {
     /// Writes the pending halves of a step's last even positions to the rings of `sequence`.
     pub fn commit_pending(&self, span: Span, sequence: &mut Sequence, dim: usize) {
         for (global, halves) in sequence.globals.iter_mut().zip(&self.halves) {
@@ -97,7 +97,7 @@ impl Model {
         let Some(compressor) = &self.weights.layers[layer].attention.compressor else { return };
         let config = &self.config;
         let source = self.source_index(layer);
-        let ratio = config.schedule()[layer].ratio;
+        let ratio = config.layers[layer].ratio;
         let buffers = &mut work.global;
         buffers.groups.clear();
         for (row, &Row { segment, position, .. }) in work.rows.iter().enumerate() {
@@ -189,7 +189,7 @@ impl Model {
     pub(super) fn select(&self, layer: usize, work: &mut Workspace, segments: &[Segment]) {
         let config = &self.config;
         let (heads, dim) = (config.index_n_heads, config.index_head_dim);
-        let (rotary, record) = (config.qk_rope_head_dim, config.index_record());
+        let (rotary, record) = (config.qk_rope_head_dim, self.records.index);
         let angles = &work.angles[1];
         let buffers = &mut work.global;
         let compute = &self.compute;
@@ -206,15 +206,16 @@ impl Model {
         let scale = (1.0 / (dim as f32).sqrt()) * (1.0 / (heads as f32).sqrt());
         buffers.head_weights.iter_mut().for_each(|weight| *weight *= scale);
 
-        let role = &config.schedule()[layer];
-        let (Some(owner), ratio) = (role.kv_source, role.ratio) else { return };
+        let plan = &config.layers[layer];
+        let (Some(owner), ratio) = (plan.kv_source, plan.ratio) else { return };
         let chooser = Chooser {
             config,
+            record,
             compute,
             queries: &buffers.packed_queries,
             head_weights: &buffers.head_weights,
-            publishes: config.candidate_source_layer_id == Some(layer),
-            restricted: config.candidate_source_layer_id.is_some_and(|source| layer > source),
+            publishes: plan.is_candidate_source,
+            restricted: plan.candidates_from.is_some(),
         };
         let source = self.source_index(owner);
         let GlobalBuffers { selection, candidates, lanes, .. } = buffers;
@@ -247,6 +248,8 @@ pub(super) const MAX_HEAD_DIM: usize = 4096;
 /// Selects for one query at a time.
 struct Chooser<'a> {
     config: &'a Config,
+    /// Bytes of an index record.
+    record: usize,
     compute: &'a Compute,
     queries: &'a [u8],
     head_weights: &'a [f32],
@@ -323,7 +326,7 @@ impl Chooser<'_> {
     }
 
     fn score_into(&self, row: usize, global: &GlobalCache, range: Range<usize>, out: &mut [f32]) {
-        let (heads, record) = (self.config.index_n_heads, self.config.index_record());
+        let (heads, record) = (self.config.index_n_heads, self.record);
         let queries = &self.queries[row * heads * record..(row + 1) * heads * record];
         let weights = &self.head_weights[row * heads..(row + 1) * heads];
         for (first, keys) in global.index_keys.runs(range.start, range.end) {

@@ -18,15 +18,14 @@ mod weights;
 
 use std::sync::Arc;
 
-use cachalot_checkpoint::deepseek_v41::Config;
-use cachalot_checkpoint::deepseek_v41::engram::EngramTables;
+use cachalot_checkpoint::deepseek_v41::{Config, EngramTables};
 use cachalot_experts::{ExpertSource, RowSource};
 use cachalot_kernels::Compute;
 
 use crate::shared::inputs::Arithmetic;
 use crate::shared::rope::RopeTable;
 
-pub use load::LoadError;
+pub use load::{LoadError, Parts};
 pub use state::{ROLLBACK, RollBackError, Sequence, StateBytes};
 pub use step::{LogitsOf, Segment, Workspace};
 pub use trace::Trace;
@@ -34,6 +33,9 @@ pub use trace::Trace;
 /// A loaded text model. Shared by all sequences; a step borrows it.
 pub struct Model {
     config: Config,
+    records: state::RecordSizes,
+    /// Layers that own compressed entries, ascending.
+    kv_sources: Vec<usize>,
     weights: weights::Weights,
     experts: Arc<dyn ExpertSource>,
     rows: Arc<dyn RowSource>,
@@ -63,14 +65,19 @@ impl Model {
         Sequence::new(&self.config)
     }
 
+    /// Number of the embedding among the row source's tables: behind those of Engram.
+    fn embedding_table(&self) -> usize {
+        self.engram_tables.as_ref().map_or(0, |tables| tables.tables().len())
+    }
+
     /// Number of KV source `layer` among the sources.
     fn source_index(&self, layer: usize) -> usize {
-        self.config.kv_source_layer_ids.iter().position(|&source| source == layer).unwrap_or(0)
+        self.kv_sources.iter().position(|&source| source == layer).unwrap_or(0)
     }
 
     /// Cosines and sines of this layer's rotary table.
     fn angles<'a>(&self, layer: usize, angles: &'a [step::Angles; 2]) -> (&'a [f32], &'a [f32]) {
-        let angles = &angles[usize::from(self.config.schedule()[layer].ratio > 0)];
+        let angles = &angles[usize::from(self.config.layers[layer].ratio > 0)];
         (&angles.cos, &angles.sin)
     }
 }

@@ -35,13 +35,13 @@ impl Model {
     ) -> Result<&'w [f32], StepError> {
         let config = &self.config;
         let mut fork = sequence.clone();
-        let Some(&decoder) = config.kv_source_layer_ids.last().filter(|_| tokens.len() > config.sliding_window) else {
+        let Some(&decoder) = self.kv_sources.last().filter(|_| tokens.len() > config.sliding_window) else {
             let mut segments = [Segment { sequence: &mut fork, tokens, embeddings: None, logits: LogitsOf::Last }];
             self.advance(work, &mut segments, None)?;
             *sequence = fork;
             return Ok(&work.logits);
         };
-        if let Some(layer) = (decoder..self.weights.layers.len()).find(|&layer| config.schedule()[layer].engram.is_some()) {
+        if let Some(layer) = (decoder..self.weights.layers.len()).find(|&layer| config.layers[layer].engram.is_some()) {
             return Err(StepError::ReplayUnsupported { layer, decoder });
         }
         let tail_start = sequence.position() + tokens.len() - config.sliding_window;

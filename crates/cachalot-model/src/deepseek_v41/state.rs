@@ -12,6 +12,24 @@ pub const ROLLBACK: usize = 8;
 /// Marks a position of an image span in the n-gram history, where tokens have classes.
 pub(super) const IMAGE_CLASS: u32 = u32::MAX;
 
+/// Bytes of one record of each cache (spec section 4.1).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RecordSizes {
+    /// A window key: FP8 with a scale per 32.
+    pub window: usize,
+    /// A compressed entry: FP4 with a scale per 16.
+    pub entry: usize,
+    /// An index key: FP4 with a scale per 32.
+    pub index: usize,
+}
+
+impl RecordSizes {
+    pub fn of(config: &Config) -> Self {
+        let (head, index) = (config.head_dim, config.index_head_dim);
+        Self { window: head + head / 32, entry: head / 2 + head / 16, index: index / 2 + index / 32 }
+    }
+}
+
 /// The state of one sequence.
 #[derive(Clone, Debug)]
 pub struct Sequence {
@@ -67,24 +85,26 @@ pub struct RollBackError {
 impl Sequence {
     /// The state before any token.
     pub(super) fn new(config: &Config) -> Self {
+        let look_back = config.engram.as_ref().map_or(0, |engram| engram.max_ngram_size - 1);
         let slots = config.sliding_window + ROLLBACK;
-        let globals = config.kv_source_layer_ids.iter().map(|&layer| {
+        let sizes = RecordSizes::of(config);
+        let globals = config.kv_sources().map(|(_, plan)| {
             // Only even positions wait for their partner; as many as a rollback can return to.
-            let pending = (config.schedule()[layer].ratio > 1)
+            let pending = (plan.ratio > 1)
                 .then(|| RecordRing::new(2 * config.head_dim, ROLLBACK / 2 + 1));
             GlobalCache {
-                entries: RecordPages::new(config.entry_record()),
-                index_keys: RecordPages::new(config.index_record()),
+                entries: RecordPages::new(sizes.entry),
+                index_keys: RecordPages::new(sizes.index),
                 pending,
             }
         });
         Self {
             position: 0,
             floor: 0,
-            windows: vec![RecordRing::new(config.window_record(), slots); config.num_hidden_layers],
+            windows: vec![RecordRing::new(sizes.window, slots); config.num_hidden_layers],
             window_start: vec![0; config.num_hidden_layers],
             globals: globals.collect(),
-            history: vec![0; config.engram_look_back() + ROLLBACK],
+            history: vec![0; look_back + ROLLBACK],
         }
     }
 

@@ -99,4 +99,9 @@ impl Workspace {
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// The logits of the last step, `[positions, vocabulary]`.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
 }

@@ -156,8 +156,8 @@ impl Reader<'_> {
     }
 
     fn attention(&mut self, config: &Config, layer: usize) -> Result<Attention, CheckpointError> {
-        let role = &config.schedule()[layer];
-        let compressor = if role.is_kv_source {
+        let role = &config.layers[layer];
+        let compressor = if role.kv_source == Some(layer) {
             Some(Compressor {
                 wkv: self.matrix("attn.compressor.wkv")?,
                 wgate: if role.ratio > 1 { Some(self.matrix("attn.compressor.wgate")?) } else { None },
@@ -168,7 +168,7 @@ impl Reader<'_> {
         } else {
             None
         };
-        let indexer = if role.is_index_source {
+        let indexer = if role.index_source == Some(layer) {
             Some(Indexer {
                 wq_b: self.matrix("attn.indexer.wq_b")?,
                 weights_proj: self.matrix("attn.indexer.weights_proj")?,
@@ -191,7 +191,7 @@ impl Reader<'_> {
     }
 
     fn engram(&mut self, config: &Config, layer: usize) -> Result<Option<Engram>, CheckpointError> {
-        let Some(table) = config.schedule()[layer].engram else { return Ok(None) };
+        let Some(table) = config.layers[layer].engram else { return Ok(None) };
         let wkv = self.matrix("engram.wkv")?;
         let mut gate = self.vector("engram.q_weight")?;
         gate.iter_mut().zip(self.vector("engram.k_weight")?).for_each(|(q, k)| *q *= k);

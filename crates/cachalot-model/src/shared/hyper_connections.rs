@@ -6,7 +6,7 @@
 use cachalot_numerics::math;
 
 /// Most streams a config may ask for; the release has 4.
-pub const MAX_STREAMS: usize = 8;
+pub const MAX_STREAMS: usize = 16;
 
 /// The coefficients of one site for one token.
 #[derive(Clone, Copy, Debug)]
