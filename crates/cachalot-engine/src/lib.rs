@@ -1,1 +1,4 @@
 //! Engine, session, sampling and generation.
+#![forbid(unsafe_code)]
+
+pub mod sampling;
