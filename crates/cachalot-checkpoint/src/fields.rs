@@ -56,6 +56,11 @@ impl<'a> Fields<'a> {
         self.problems.borrow_mut().push(FieldError { field: self.path(key), reason: reason.into() });
     }
 
+    /// Whether no problem has been noted, here or elsewhere in the file.
+    pub(crate) fn all_right(&self) -> bool {
+        self.problems.borrow().is_empty()
+    }
+
     fn required(&self, key: &str) -> Option<&'a Value> {
         let value = self.map.get(key);
         if value.is_none() {

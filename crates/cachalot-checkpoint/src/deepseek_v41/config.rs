@@ -125,7 +125,7 @@ impl Config {
 
     pub(crate) fn from_map(map: &Map<String, Value>) -> Result<Self, Problems<FieldError>> {
         let problems = RefCell::default();
-        let config = Self::read(&Fields::root(map, &problems), &problems);
+        let config = Self::read(&Fields::root(map, &problems));
         match config {
             Some(config) if problems.borrow().is_empty() => Ok(config),
             _ => Err(problems.into_inner()),
@@ -133,7 +133,7 @@ impl Config {
     }
 
     /// Plain fields first; what depends on several of them is looked at only if each of them is right.
-    fn read(root: &Fields<'_>, problems: &RefCell<Problems<FieldError>>) -> Option<Self> {
+    fn read(root: &Fields<'_>) -> Option<Self> {
         root.fixed("model_type", super::MODEL_TYPE);
         root.fixed("dtype", "bfloat16");
         root.fixed("tie_word_embeddings", false);
@@ -145,10 +145,10 @@ impl Config {
         if config.vision.is_some() && config.image_token_id.is_none() {
             root.wrong("image_token_id", "is missing, but there is a vision_config");
         }
-        if problems.borrow().is_empty() {
+        if root.all_right() {
             config.check_dimensions(&text);
         }
-        if problems.borrow().is_empty() {
+        if root.all_right() {
             config.layers = schedule::plan(&text, &config)?;
         }
         Some(config)

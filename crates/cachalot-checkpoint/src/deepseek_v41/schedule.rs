@@ -43,6 +43,9 @@ pub(super) fn plan(text: &Fields<'_>, config: &Config) -> Option<Vec<LayerPlan>>
     let ratios = text.integers("compress_ratios", 2 * MAX_LAYERS, 0..=2);
     let kv_sources = source_list(text, "kv_source_layer_ids", count);
     let index_sources = source_list(text, "index_source_layer_ids", count);
+    if !text.all_right() {
+        return None;
+    }
     if ratios.len() < count + stages {
         let reason = format!("has {} entries for {count} layers and {stages} draft stages", ratios.len());
         text.wrong("compress_ratios", reason);
@@ -93,7 +96,7 @@ pub(super) fn plan(text: &Fields<'_>, config: &Config) -> Option<Vec<LayerPlan>>
                     "kv_source_layer_ids",
                     format!("has no source for layer {layer}: the latest before it must have ratio {ratio}"),
                 );
-                continue;
+                return None;
             };
             // Between a KV source, which selects for itself, and the next one, every selection is from its entries.
             plan.kv_source = Some(source);
@@ -115,7 +118,6 @@ fn source_list(text: &Fields<'_>, key: &str, layers: usize) -> Vec<usize> {
     let list = text.integers(key, layers, 0..=layers - 1);
     if !list.is_sorted_by(|a, b| a < b) {
         text.wrong(key, "is not ascending");
-        return Vec::new();
     }
     list
 }
