@@ -12,7 +12,7 @@ use crate::problems::Problems;
 use crate::safetensors::{Header, PREFIX_BYTES, header_length};
 use crate::{Dtype, Shape};
 use cachalot_storage::{Files, Storage, StorageError};
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// The config file.
@@ -301,6 +301,11 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Where `tensor` starts in its shard, in bytes.
+    pub fn file_offset(&self, tensor: &TensorInfo) -> u64 {
+        tensor.start
+    }
+
     /// Whether reads of `tensor` may wait for a device.
     pub fn waits(&self, tensor: &TensorInfo) -> bool {
         self.shard_of(tensor).file.as_ref().is_some_and(|file| file.waits())
@@ -430,22 +435,4 @@ fn place_tensors(
         let start = data_start.saturating_add(entry.start);
         placed[place] = Some(Placed { dtype: entry.dtype, shape: entry.shape, start, bytes: entry.bytes });
     }
-}
-
-/// A range of bytes inside a tensor, from a range of its rows.
-pub(crate) fn row_range(tensor: &TensorInfo, rows: Range<u64>) -> Result<(u64, u64), CheckpointError> {
-    let form = CheckpointError::Form {
-        tensor: tensor.name.to_string(),
-        dtype: tensor.dtype,
-        shape: tensor.shape,
-        form: "rows",
-    };
-    let (count, columns) = tensor.shape.rows_and_columns().ok_or(form)?;
-    if rows.start > rows.end || rows.end > count {
-        let what = format!("rows {}..{} of {count}", rows.start, rows.end);
-        return Err(CheckpointError::Range { tensor: tensor.name.to_string(), what });
-    }
-    // The header's check of shape against range makes these products fit.
-    let width = columns * tensor.dtype.bytes();
-    Ok((rows.start * width, (rows.end - rows.start) * width))
 }

@@ -14,6 +14,7 @@ pub mod index;
 mod inspect;
 mod inventory;
 mod problems;
+mod read;
 pub mod safetensors;
 
 pub use checkpoint::{Abilities, Architecture, Arrival, CONFIG_FILE, Checkpoint, INDEX_FILE, Shard, TensorInfo};
