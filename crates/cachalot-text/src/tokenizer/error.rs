@@ -123,6 +123,22 @@ pub enum TokenizerError {
         /// Classes the model was trained with.
         expected: usize,
     },
+    /// A pattern of the file is not a regular expression.
+    #[error("tokenizer.json: pre_tokenizer: {pattern:?}: {reason}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What the regular-expression engine says.
+        reason: String,
+    },
+    /// A text on which a pattern gives up.
+    #[error("a text of {bytes} bytes cannot be cut into tokens ({reason}): it repeats one character too often")]
+    Split {
+        /// Length of the text.
+        bytes: usize,
+        /// What the regular-expression engine says.
+        reason: String,
+    },
     /// The `tokenizers` library refused.
     #[error("tokenizer: {0}")]
     Library(String),

@@ -8,10 +8,8 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
 
+use super::split::Pattern;
 use super::{MAX_FILE_BYTES, MAX_MERGES, MAX_PATTERN_BYTES, MAX_SPLITS, MAX_TOKEN_BYTES, MAX_VOCAB, TokenizerError};
 
 type Result<T> = std::result::Result<T, TokenizerError>;
@@ -56,14 +54,20 @@ struct Component {
     normalizers: Vec<serde_json::Value>,
     #[serde(default)]
     pretokenizers: Vec<Component>,
-    pattern: Option<SplitPattern>,
-    behavior: Option<SplitDelimiterBehavior>,
+    pattern: Option<PatternText>,
+    behavior: Option<String>,
     #[serde(default)]
     invert: bool,
     #[serde(default)]
     add_prefix_space: bool,
-    #[serde(default)]
-    use_regex: bool,
+    use_regex: Option<bool>,
+}
+
+/// The pattern of a split.
+#[derive(Deserialize)]
+enum PatternText {
+    Regex(String),
+    String(String),
 }
 
 #[derive(Deserialize)]
@@ -94,29 +98,12 @@ enum Merge {
 pub(super) struct Parsed {
     /// Byte-pair model over the byte alphabet.
     pub(super) model: BPE,
-    /// Splits before the model runs; the last one maps bytes to the byte alphabet.
-    pub(super) splits: Vec<SplitStep>,
+    /// Patterns that cut the text before the model runs.
+    pub(super) patterns: Vec<Pattern>,
     /// Added tokens in file order.
     pub(super) added: Vec<AddedToken>,
     /// Spelling of every id, in id order: byte-level form for model tokens, plain text for added tokens.
     pub(super) spellings: Vec<String>,
-}
-
-/// One step of the pre-tokeniser.
-pub(super) enum SplitStep {
-    /// Cut at matches of a pattern.
-    Pattern(Box<Split>),
-    /// Replace each byte by its character of the byte alphabet.
-    Bytes(ByteLevel),
-}
-
-impl SplitStep {
-    pub(super) fn apply(&self, text: &mut PreTokenizedString) -> tokenizers::Result<()> {
-        match self {
-            Self::Pattern(split) => split.pre_tokenize(text),
-            Self::Bytes(bytes) => bytes.pre_tokenize(text),
-        }
-    }
 }
 
 /// Parse and check a whole `tokenizer.json`.
@@ -126,7 +113,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed> {
     }
     let file: File = serde_json::from_slice(bytes).map_err(|error| TokenizerError::Json(error.to_string()))?;
     check_switches(&file)?;
-    let splits = split_steps(file.pre_tokenizer)?;
+    let patterns = split_patterns(file.pre_tokenizer)?;
     let merges = merge_pairs(file.model.merges)?;
     let spellings = spellings(&file.model.vocab, &file.added_tokens)?;
     check_merges(&file.model.vocab, &merges)?;
@@ -137,7 +124,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed> {
         .ignore_merges(file.model.ignore_merges)
         .build()
         .map_err(|error| TokenizerError::Library(error.to_string()))?;
-    Ok(Parsed { model, splits, added: file.added_tokens, spellings })
+    Ok(Parsed { model, patterns, added: file.added_tokens, spellings })
 }
 
 fn unsupported(field: &str, found: impl Into<String>) -> TokenizerError {
@@ -191,40 +178,44 @@ fn check_switches(file: &File) -> Result<()> {
     Ok(())
 }
 
-fn split_steps(pre_tokenizer: Option<Component>) -> Result<Vec<SplitStep>> {
+/// The patterns of the pre-tokeniser: splits that isolate their matches, then ByteLevel without a pattern of its own.
+fn split_patterns(pre_tokenizer: Option<Component>) -> Result<Vec<Pattern>> {
     let component = pre_tokenizer.ok_or_else(|| unsupported("pre_tokenizer", "null"))?;
-    let components = if component.kind == "Sequence" { component.pretokenizers } else { vec![component] };
+    let mut components = if component.kind == "Sequence" { component.pretokenizers } else { vec![component] };
     if components.len() > MAX_SPLITS {
         return Err(TokenizerError::TooLarge { what: "pre-tokenisers", found: components.len(), limit: MAX_SPLITS });
     }
-    let mut steps = Vec::with_capacity(components.len());
-    for component in components {
-        match component.kind.as_str() {
-            "Split" => steps.push(SplitStep::Pattern(Box::new(pattern_split(component)?))),
-            "ByteLevel" if component.add_prefix_space => {
-                return Err(unsupported("pre_tokenizer.add_prefix_space", "true"));
+    match components.pop() {
+        Some(last) if last.kind == "ByteLevel" => {
+            for (field, value) in
+                [("add_prefix_space", last.add_prefix_space), ("use_regex", last.use_regex.unwrap_or(true))]
+            {
+                if value {
+                    return Err(unsupported(&format!("pre_tokenizer: ByteLevel.{field}"), "true"));
+                }
             }
-            "ByteLevel" => steps.push(SplitStep::Bytes(ByteLevel::new(false, true, component.use_regex))),
-            other => return Err(unsupported("pre_tokenizer", other)),
         }
+        last => return Err(unsupported("pre_tokenizer", last.map_or("an empty list".to_owned(), |last| last.kind))),
     }
-    let bytes = steps.iter().filter(|step| matches!(step, SplitStep::Bytes(_))).count();
-    if bytes != 1 || !matches!(steps.last(), Some(SplitStep::Bytes(_))) {
-        return Err(unsupported("pre_tokenizer", "a list that does not end in its only ByteLevel"));
-    }
-    Ok(steps)
+    components.into_iter().map(split_pattern).collect()
 }
 
-fn pattern_split(component: Component) -> Result<Split> {
-    let pattern = component.pattern.ok_or_else(|| unsupported("pre_tokenizer.pattern", "null"))?;
-    let behavior = component.behavior.ok_or_else(|| unsupported("pre_tokenizer.behavior", "null"))?;
-    let length = match &pattern {
-        SplitPattern::String(text) | SplitPattern::Regex(text) => text.len(),
-    };
-    if length > MAX_PATTERN_BYTES {
-        return Err(TokenizerError::TooLarge { what: "pattern bytes", found: length, limit: MAX_PATTERN_BYTES });
+fn split_pattern(component: Component) -> Result<Pattern> {
+    if component.kind != "Split" {
+        return Err(unsupported("pre_tokenizer", component.kind));
     }
-    Split::new(pattern, behavior, component.invert).map_err(|error| TokenizerError::Library(error.to_string()))
+    let behavior = component.behavior.unwrap_or_default();
+    if behavior != "Isolated" || component.invert {
+        return Err(unsupported("pre_tokenizer.behavior", format!("{behavior:?}, invert {}", component.invert)));
+    }
+    match component.pattern {
+        Some(PatternText::Regex(text)) if text.len() <= MAX_PATTERN_BYTES => Pattern::new(&text),
+        Some(PatternText::Regex(text)) => {
+            Err(TokenizerError::TooLarge { what: "pattern bytes", found: text.len(), limit: MAX_PATTERN_BYTES })
+        }
+        Some(PatternText::String(text)) => Err(unsupported("pre_tokenizer.pattern.String", text)),
+        None => Err(unsupported("pre_tokenizer.pattern", "null")),
+    }
 }
 
 fn merge_pairs(merges: Vec<Merge>) -> Result<Merges> {

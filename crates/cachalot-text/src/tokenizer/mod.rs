@@ -9,12 +9,13 @@ mod bytes;
 mod error;
 mod file;
 mod markers;
+mod split;
 
 use std::collections::HashMap;
 
 use aho_corasick::{AhoCorasick, MatchKind};
+use tokenizers::Model;
 use tokenizers::models::bpe::BPE;
-use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizedString};
 
 use crate::Family;
 pub use error::TokenizerError;
@@ -50,7 +51,9 @@ pub struct TokenizerProfile {
 pub struct Tokenizer {
     family: Family,
     model: BPE,
-    splits: Vec<file::SplitStep>,
+    patterns: Vec<split::Pattern>,
+    /// The character of each byte in vocabulary strings.
+    characters: [char; 256],
     bytes: bytes::TokenBytes,
     spellings: Vec<String>,
     added: HashMap<String, u32>,
@@ -80,7 +83,7 @@ impl Tokenizer {
     /// that are not exactly `0..profile.vocab_size`, a marker of the family that is not a single added token (1.3), an
     /// image or noise id that is not an added token.
     pub fn from_json(bytes: &[u8], profile: &TokenizerProfile) -> Result<Self, TokenizerError> {
-        let file::Parsed { model, splits, added, spellings } = file::parse(bytes)?;
+        let file::Parsed { model, patterns, added, spellings } = file::parse(bytes)?;
         let mut is_added = vec![false; spellings.len()];
         for token in &added {
             is_added[token.id as usize] = true;
@@ -104,9 +107,10 @@ impl Tokenizer {
         let tokens = spellings.iter().zip(&is_added).map(|(spelling, added)| (spelling.as_str(), *added));
         Ok(Self {
             family: profile.family,
+            characters: std::array::from_fn(|byte| bytes::character_of(byte as u8)),
             bytes: bytes::TokenBytes::new(tokens),
             model,
-            splits,
+            patterns,
             spellings,
             added,
             is_added,
@@ -207,7 +211,8 @@ impl Tokenizer {
     /// Encode text without the added vocabulary: spellings of control tokens become ordinary tokens (1.5).
     ///
     /// # Errors
-    /// [`TokenizerError::TextTooLong`]; [`TokenizerError::Library`] when a pattern of the file fails.
+    /// [`TokenizerError::TextTooLong`]; [`TokenizerError::Split`] when a pattern gives up on a text (more than five
+    /// million blanks in a row).
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = Vec::new();
         self.encode_plain_into(text, &mut ids)?;
@@ -225,13 +230,13 @@ impl Tokenizer {
         if text.len() > MAX_TEXT_BYTES {
             return Err(TokenizerError::TextTooLong { bytes: text.len(), limit: MAX_TEXT_BYTES });
         }
-        let library = |error: tokenizers::Error| TokenizerError::Library(error.to_string());
-        let mut pieces = PreTokenizedString::from(text);
-        for step in &self.splits {
-            step.apply(&mut pieces).map_err(library)?;
-        }
-        for (piece, _, _) in pieces.get_splits(OffsetReferential::Normalized, OffsetType::None) {
-            ids.extend(self.model.tokenize(piece).map_err(library)?.iter().map(|token| token.id));
+        let mut alphabetic = String::new();
+        for piece in split::split(&self.patterns, text)? {
+            alphabetic.clear();
+            alphabetic.extend(piece.bytes().map(|byte| self.characters[usize::from(byte)]));
+            let tokens =
+                self.model.tokenize(&alphabetic).map_err(|error| TokenizerError::Library(error.to_string()))?;
+            ids.extend(tokens.iter().map(|token| token.id));
         }
         Ok(())
     }

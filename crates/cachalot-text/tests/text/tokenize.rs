@@ -101,7 +101,7 @@ fn files_that_would_give_other_ids_are_refused() {
         ("/truncation", json!({}), "truncation"),
         ("/decoder", json!({"type": "WordPiece"}), "decoder: WordPiece"),
         ("/pre_tokenizer", json!({"type": "Whitespace"}), "pre_tokenizer: Whitespace"),
-        ("/pre_tokenizer/pretokenizers/0/pattern/Regex", json!("(["), "tokenizer: "),
+        ("/pre_tokenizer/pretokenizers/0/pattern/Regex", json!("(["), "pre_tokenizer: \"([\""),
         ("/added_tokens/3/lstrip", json!(true), "lstrip"),
     ];
     for (pointer, value, expected) in cases {
