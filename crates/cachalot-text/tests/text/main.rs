@@ -1,0 +1,5 @@
+//! The crate against the fixtures of protocol.md. One binary, so that the big tokenizers are read once.
+
+mod engram;
+mod fixtures;
+mod tokenize;
