@@ -78,8 +78,18 @@ impl SamplingParams {
         check("min_p", self.min_p, between(self.min_p, 0.0, 1.0), "between 0 and 1")?;
         let penalty = self.repetition_penalty;
         check("repetition_penalty", penalty, penalty > 0.0 && penalty <= 10.0, "above 0 and at most 10")?;
-        check("presence_penalty", self.presence_penalty, between(self.presence_penalty, -2.0, 2.0), "between -2 and 2")?;
-        check("frequency_penalty", self.frequency_penalty, between(self.frequency_penalty, -2.0, 2.0), "between -2 and 2")
+        check(
+            "presence_penalty",
+            self.presence_penalty,
+            between(self.presence_penalty, -2.0, 2.0),
+            "between -2 and 2",
+        )?;
+        check(
+            "frequency_penalty",
+            self.frequency_penalty,
+            between(self.frequency_penalty, -2.0, 2.0),
+            "between -2 and 2",
+        )
     }
 }
 
@@ -196,8 +206,7 @@ pub fn logprobs(logits: &[f32], id: u32, top: usize) -> (LogProb, Vec<LogProb>) 
         LogProb { id, logprob: f64::from(logit) - norm }
     };
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
-    let likelier =
-        |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    let likelier = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
     if top < ids.len() {
         ids.select_nth_unstable_by(top, likelier);
         ids.truncate(top);
@@ -227,7 +236,8 @@ mod tests {
     }
 
     /// Probabilities 0.5, 0.25, 0.125, 0.125.
-    const LOGITS: [f32; 4] = [0.0, -std::f32::consts::LN_2, -2.0 * std::f32::consts::LN_2, -2.0 * std::f32::consts::LN_2];
+    const LOGITS: [f32; 4] =
+        [0.0, -std::f32::consts::LN_2, -2.0 * std::f32::consts::LN_2, -2.0 * std::f32::consts::LN_2];
 
     #[test]
     fn draws_follow_the_distribution() {

@@ -16,7 +16,9 @@ pub enum StepError {
         vocabulary: usize,
     },
     /// More tokens than the model has positions.
-    #[error("{more} tokens do not fit behind the {have} that are there: the model ends at {limit}; shorten the prompt or start anew")]
+    #[error(
+        "{more} tokens do not fit behind the {have} that are there: the model ends at {limit}; shorten the prompt or start anew"
+    )]
     TooLong {
         /// Tokens in the sequence.
         have: usize,
@@ -34,7 +36,9 @@ pub enum StepError {
         index: usize,
     },
     /// Decoder replay cannot restore the n-grams of a layer.
-    #[error("decoder replay is not possible: layer {layer} reads Engram behind the last KV source, layer {decoder}; use the exact prefill")]
+    #[error(
+        "decoder replay is not possible: layer {layer} reads Engram behind the last KV source, layer {decoder}; use the exact prefill"
+    )]
     ReplayUnsupported {
         /// The Engram layer.
         layer: usize,

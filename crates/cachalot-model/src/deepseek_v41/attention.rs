@@ -1,11 +1,13 @@
 //! Attention of one layer: query, window and compressed keys, sinks, grouped output (spec sections 3.6 and 3.9).
 
-use cachalot_kernels::{AttentionScratch, Compute, Job, attend, decode_fp8, decode_nvfp4, encode_fp8, matmul, rms_norm, rope};
+use cachalot_kernels::{
+    AttentionScratch, Compute, Job, attend, decode_fp8, decode_nvfp4, encode_fp8, matmul, rms_norm, rope,
+};
 use smallvec::SmallVec;
 
+use super::Model;
 use super::global::halves_of;
 use super::step::{Row, Segment, Span, Workspace};
-use super::Model;
 use crate::shared::buffer::{sized, split_pieces};
 use crate::shared::inputs::{Arithmetic, Inputs};
 
@@ -69,9 +71,7 @@ impl Keys<'_> {
         }
         let position = self.first + index;
         let record = match position.checked_sub(self.span.start) {
-            Some(row) => {
-                &self.fresh[row * self.record..(row + 1) * self.record]
-            }
+            Some(row) => &self.fresh[row * self.record..(row + 1) * self.record],
             None => self.segment.sequence.windows[self.layer].get(position),
         };
         decode_fp8(compute, record, out);
@@ -113,7 +113,11 @@ impl Model {
             }
         }
         if let Some(indexer) = &weights.indexer {
-            push(&indexer.weights_proj, inputs.plain(), sized(&mut work.global.head_weights, rows * config.index_n_heads));
+            push(
+                &indexer.weights_proj,
+                inputs.plain(),
+                sized(&mut work.global.head_weights, rows * config.index_n_heads),
+            );
         }
         matmul(&self.compute, &mut jobs);
         drop(jobs);

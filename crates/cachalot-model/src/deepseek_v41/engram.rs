@@ -66,7 +66,8 @@ impl Model {
             if rows[row].image {
                 return;
             }
-            let (keys, value) = keys[row * (streams + 1) * hidden..][..(streams + 1) * hidden].split_at(streams * hidden);
+            let (keys, value) =
+                keys[row * (streams + 1) * hidden..][..(streams + 1) * hidden].split_at(streams * hidden);
             let weights = engram.gate.chunks_exact(hidden);
             for ((x, key), weight) in x.chunks_exact_mut(hidden).zip(keys.chunks_exact(hidden)).zip(weights) {
                 let reciprocal = |values: &[f32]| 1.0 / (mean_square(&self.compute, values) + eps).sqrt();

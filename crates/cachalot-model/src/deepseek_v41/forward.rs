@@ -82,7 +82,11 @@ impl Model {
             for (offset, &token) in segment.tokens.iter().enumerate() {
                 let image = Some(token) == self.config.image_token_id;
                 work.rows.push(Row { segment: index, position: start + offset, image });
-                work.classes.push(if image { IMAGE_CLASS } else { self.classes.get(token as usize).copied().unwrap_or(0) });
+                work.classes.push(if image {
+                    IMAGE_CLASS
+                } else {
+                    self.classes.get(token as usize).copied().unwrap_or(0)
+                });
             }
         }
         self.begin_rows(work);

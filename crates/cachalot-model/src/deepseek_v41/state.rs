@@ -72,7 +72,9 @@ pub struct StateBytes {
 
 /// Why a sequence could not go back.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("cannot roll back to position {to}: the sequence is at {position} and can return to {floor} at the earliest (keep a fork to go farther)")]
+#[error(
+    "cannot roll back to position {to}: the sequence is at {position} and can return to {floor} at the earliest (keep a fork to go farther)"
+)]
 pub struct RollBackError {
     /// Where the caller wanted to go.
     pub to: usize,
@@ -90,13 +92,8 @@ impl Sequence {
         let sizes = RecordSizes::of(config);
         let globals = config.kv_sources().map(|(_, plan)| {
             // Only even positions wait for their partner; as many as a rollback can return to.
-            let pending = (plan.ratio > 1)
-                .then(|| RecordRing::new(2 * config.head_dim, ROLLBACK / 2 + 1));
-            GlobalCache {
-                entries: RecordPages::new(sizes.entry),
-                index_keys: RecordPages::new(sizes.index),
-                pending,
-            }
+            let pending = (plan.ratio > 1).then(|| RecordRing::new(2 * config.head_dim, ROLLBACK / 2 + 1));
+            GlobalCache { entries: RecordPages::new(sizes.entry), index_keys: RecordPages::new(sizes.index), pending }
         });
         Self {
             position: 0,

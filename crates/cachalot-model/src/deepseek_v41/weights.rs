@@ -201,7 +201,11 @@ impl Reader<'_> {
 
 impl Weights {
     /// Reads all of them; `done` hears of the bytes of each matrix as it arrives.
-    pub fn load(checkpoint: &Checkpoint, config: &Config, done: &mut dyn FnMut(usize)) -> Result<Self, CheckpointError> {
+    pub fn load(
+        checkpoint: &Checkpoint,
+        config: &Config,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<Self, CheckpointError> {
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for layer in 0..config.num_hidden_layers {
             let mut reader = Reader { checkpoint, prefix: format!("layers.{layer}."), done };

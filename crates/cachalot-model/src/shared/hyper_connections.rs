@@ -39,10 +39,10 @@ impl Site<'_> {
     /// and `reciprocal_rms` of those streams (steps 3 to 7).
     pub fn mix(&self, projected: &[f32], reciprocal_rms: f32) -> Mix {
         let s = self.streams;
-        let value = |index: usize, group: usize| {
-            projected[index] * reciprocal_rms * self.scale[group] + self.base[index]
-        };
-        let mut mix = Mix { pre: [0.0; MAX_STREAMS], post: [0.0; MAX_STREAMS], comb: [[0.0; MAX_STREAMS]; MAX_STREAMS] };
+        let value =
+            |index: usize, group: usize| projected[index] * reciprocal_rms * self.scale[group] + self.base[index];
+        let mut mix =
+            Mix { pre: [0.0; MAX_STREAMS], post: [0.0; MAX_STREAMS], comb: [[0.0; MAX_STREAMS]; MAX_STREAMS] };
         for stream in 0..s {
             mix.pre[stream] = math::sigmoid(value(stream, 0)) + self.eps;
             mix.post[stream] = 2.0 * math::sigmoid(value(s + stream, 1));
