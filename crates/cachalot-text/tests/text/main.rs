@@ -1,5 +1,6 @@
 //! The crate against the fixtures of protocol.md. One binary, so that the big tokenizers are read once.
 
+mod encode;
 mod engram;
 mod fixtures;
 mod tokenize;
