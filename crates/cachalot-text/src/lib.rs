@@ -11,7 +11,9 @@ mod json;
 pub mod parser;
 pub mod prompt;
 pub mod request;
+mod sampling;
 pub mod spelling;
+pub mod stream;
 pub mod tokenizer;
 
 pub use conversation::{Conversation, Message};

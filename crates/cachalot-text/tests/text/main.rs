@@ -3,4 +3,5 @@
 mod encode;
 mod engram;
 mod fixtures;
+mod parse;
 mod tokenize;
