@@ -11,7 +11,7 @@ mod json;
 pub mod parser;
 pub mod prompt;
 pub mod request;
-mod sampling;
+pub mod sampling;
 pub mod spelling;
 pub mod stream;
 pub mod tokenizer;

@@ -20,14 +20,23 @@ pub(super) struct ControlIds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// `fresh` while nothing of the reasoning was seen.
-    Reasoning { drop_newlines: bool, fresh: bool },
-    Answer { drop_newlines: bool },
+    Reasoning {
+        drop_newlines: bool,
+        fresh: bool,
+    },
+    Answer {
+        drop_newlines: bool,
+    },
     /// JSON mode before the JSON.
-    BeforeJson { drop_newlines: bool },
+    BeforeJson {
+        drop_newlines: bool,
+    },
     Json,
     AfterJson,
     /// A closing tag where no block is open (M8); `reasoning` says where it stood.
-    StrayTag { reasoning: bool },
+    StrayTag {
+        reasoning: bool,
+    },
     /// Inside a block, outside of a call.
     Calls,
     /// A tool's name.
@@ -42,7 +51,9 @@ enum State {
     Attribute,
     Value,
     /// The rest of a closing tag, which stood in the given place.
-    CloseTag { place: Place },
+    CloseTag {
+        place: Place,
+    },
     Raw,
     Finished,
 }

@@ -3,5 +3,6 @@
 mod encode;
 mod engram;
 mod fixtures;
+mod malformed;
 mod parse;
 mod tokenize;

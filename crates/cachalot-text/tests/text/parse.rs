@@ -4,23 +4,22 @@ use cachalot_text::Family;
 use cachalot_text::parser::{
     EngineFinish, Event, Finish, FinishReason, OfferedTool, OutputParser, ParserOptions, StartState,
 };
-use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::fixtures::{self, released};
 
 /// Everything an output came to.
 #[derive(Debug, Default, Clone, PartialEq)]
-struct Outcome {
-    reasoning: String,
-    content: String,
-    calls: Vec<(String, String)>,
-    ended: usize,
-    reason: Option<FinishReason>,
+pub struct Outcome {
+    pub reasoning: String,
+    pub content: String,
+    pub calls: Vec<(String, String)>,
+    pub ended: usize,
+    pub reason: Option<FinishReason>,
 }
 
 impl Outcome {
-    fn add(&mut self, events: Vec<Event>) {
+    pub fn add(&mut self, events: Vec<Event>) {
         for event in events {
             match event {
                 Event::Reasoning(text) => self.reasoning.push_str(&text),
@@ -42,7 +41,7 @@ impl Outcome {
     }
 }
 
-fn parse(family: Family, options: &ParserOptions, ids: &[u32], chunk: usize, finish: EngineFinish) -> Outcome {
+pub fn parse(family: Family, options: &ParserOptions, ids: &[u32], chunk: usize, finish: EngineFinish) -> Outcome {
     let mut parser = OutputParser::new(released(family), options.clone());
     let mut outcome = Outcome::default();
     for ids in ids.chunks(chunk) {
@@ -58,7 +57,12 @@ fn options(line: &Value) -> ParserOptions {
     let thinking = line["thinking"] == true;
     let tools = line["tools"].as_array().expect("tools").iter().map(|tool| OfferedTool {
         name: tool["function"]["name"].as_str().expect("a name").to_owned(),
-        properties: tool["function"]["parameters"]["properties"].as_object().expect("properties").keys().cloned().collect(),
+        properties: tool["function"]["parameters"]["properties"]
+            .as_object()
+            .expect("properties")
+            .keys()
+            .cloned()
+            .collect(),
     });
     ParserOptions {
         start: match line["start"].as_str() {
@@ -70,7 +74,12 @@ fn options(line: &Value) -> ParserOptions {
             Some(other) => panic!("unknown start {other}"),
         },
         tools: tools.collect(),
-        stop: line["stop"].as_array().into_iter().flatten().map(|stop| stop.as_str().expect("text").to_owned()).collect(),
+        stop: line["stop"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|stop| stop.as_str().expect("text").to_owned())
+            .collect(),
         json_output: line["response_format"] == "json_object",
     }
 }
@@ -89,11 +98,13 @@ fn differences(line: &Value, outcome: &Outcome, exact_blanks: bool) -> Option<St
         && calls.iter().zip(&outcome.calls).all(|(call, (name, arguments))| {
             let wanted = call["arguments"].as_str().expect("arguments");
             let value = |text: &str| serde_json::from_str::<Value>(text).ok();
-            call["name"] == **name && (wanted == arguments || value(wanted).is_some() && value(wanted) == value(arguments))
+            call["name"] == **name
+                && (wanted == arguments || value(wanted).is_some() && value(wanted) == value(arguments))
         });
     let content = expected["content"].as_str().expect("content");
     let same_content = content == outcome.content || !exact_blanks && content.trim() == outcome.content.trim();
-    let same = same_calls && same_content && expected["reasoning"] == *outcome.reasoning && expected["finish"] == reason;
+    let same =
+        same_calls && same_content && expected["reasoning"] == *outcome.reasoning && expected["finish"] == reason;
     (!same).then(|| format!("{}: {outcome:?}\n   expected {expected}", line["name"]))
 }
 
