@@ -41,7 +41,7 @@ impl Lists {
     /// The list of `row`; empty where nothing was ever selected.
     pub fn of(&self, row: usize) -> &[u32] {
         let count = self.counts.get(row).map_or(0, |&count| count as usize);
-        &self.ids[row * self.limit..][..count]
+        self.ids.get(row * self.limit..row * self.limit + count).unwrap_or_default()
     }
 
     /// All rows, to be written.

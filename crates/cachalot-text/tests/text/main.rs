@@ -1,0 +1,8 @@
+//! The crate against the fixtures of protocol.md. One binary, so that the big tokenizers are read once.
+
+mod encode;
+mod engram;
+mod fixtures;
+mod malformed;
+mod parse;
+mod tokenize;
