@@ -47,7 +47,7 @@ fn decoded(checkpoint: &Checkpoint, name: &str) -> (usize, usize, Vec<f32>) {
         }
         Dtype::I8 => {
             let byte = bytes[row * stored + column / 2];
-            let code = if column % 2 == 0 { byte & 15 } else { byte >> 4 };
+            let code = if column.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
             e2m1(code) * e8m0(scales[row * columns / 32 + column / 32])
         }
         Dtype::BF16 => {
