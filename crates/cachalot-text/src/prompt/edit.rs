@@ -63,7 +63,8 @@ pub(super) fn own_turns(fragments: &mut Vec<Fragment>) {
             Fragment::Control(marks::TURN_END) => after_turn = true,
             Fragment::Plain(text) if was_after_turn && text.starts_with("\n\n") => {
                 edited.push(USER);
-                edited.push(Fragment::Plain(text[2..].to_owned()));
+                // Nothing between two such turns: the next one must find the header.
+                edited.extend((text.len() > 2).then(|| Fragment::Plain(text[2..].to_owned())));
             }
             other => edited.push(other),
         }

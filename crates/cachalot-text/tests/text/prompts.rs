@@ -147,6 +147,28 @@ fn preview_checkpoints_have_other_effort_texts() {
 }
 
 #[test]
+fn the_checkpoint_rules_leave_messages_where_they_are() {
+    let developer = |text: &str| Message::Developer { content: Content::text(text) };
+    let messages = vec![
+        Message::user("a"),
+        developer("d"),
+        developer("e"),
+        Message::system("s"),
+        Message::user("b"),
+        Message::user("c"),
+    ];
+    let rules = Rules::Checkpoint { drop_thinking: true };
+    let conversation = Conversation { rules, ..chat(messages) };
+    let prompt = |family| text(released(family), &conversation);
+    let turns = "<｜User｜>a<｜User｜>d<｜User｜>e";
+    assert_eq!(prompt(Family::V4), format!("<｜begin▁of▁sentence｜>{turns}s<｜User｜>b\n\nc<｜Assistant｜></think>"));
+    assert_eq!(
+        prompt(Family::V41),
+        format!("<｜begin▁of▁sentence｜>{turns}<｜System｜>s<｜User｜>b\n\nc<｜Assistant｜></think>")
+    );
+}
+
+#[test]
 fn cached_turns_are_not_written_again() {
     for family in [Family::V4, Family::V41] {
         let tokenizer = released(family);
