@@ -1,1 +1,26 @@
-//! Released checkpoints: config, shards, tensor inventory, validation.
+//! Released checkpoints: config, index, shard headers, inventory, and reads of tensors.
+//!
+//! Owns the way from files that nobody vouches for to tensors whose name, type, shape and range are checked. Refuses
+//! to be trusting: nothing is allocated for a number that a file merely claims, every problem names its field, tensor
+//! or shard. One module per architecture; spec sections 1, 2 and 3.10.
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+pub mod deepseek_v41;
+mod dtype;
+mod error;
+mod fields;
+pub mod index;
+mod inspect;
+mod inventory;
+mod problems;
+mod read;
+pub mod safetensors;
+
+pub use checkpoint::{Abilities, Architecture, Arrival, CONFIG_FILE, Checkpoint, INDEX_FILE, Shard, TensorInfo};
+pub use dtype::{Dtype, Shape};
+pub use error::{BadCode, CheckpointError};
+pub use fields::FieldError;
+pub use inspect::{Amount, Cache, DtypeAmount, GroupAmount, Inspection, Memory, ShardState, Token};
+pub use inventory::{Expected, Group, Problem};
+pub use problems::{MAX_PROBLEMS, Problems};

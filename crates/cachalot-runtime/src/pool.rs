@@ -1,5 +1,6 @@
 //! A fixed set of threads that run the tasks of one job at a time, together with the thread that asks.
 
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -111,31 +112,30 @@ impl Pool {
     /// # Panics
     /// If `piece` is 0.
     pub fn run_pieces<T: Send>(&self, out: &mut [T], piece: usize, task: impl Fn(usize, &mut [T]) + Sync) {
-        assert!(piece > 0, "a piece has at least one element");
-        let total = out.len();
-        let base = SendPointer(out.as_mut_ptr());
-        self.run(total.div_ceil(piece), |index| {
-            let start = index * piece;
-            let length = piece.min(total - start);
-            // SAFETY: [start, start + length) lies inside `out`, ranges of different indices do not overlap, each
-            // index runs once, and `out` is mutably borrowed until `run` returns.
-            let slice = unsafe { std::slice::from_raw_parts_mut(base.get().add(start), length) };
-            task(index, slice);
+        let pieces = Pieces::new(out, piece);
+        self.run(pieces.count(), |index| {
+            // SAFETY: `run` hands out every index below `count` once.
+            task(index, unsafe { pieces.take(index) });
         });
     }
 
-    /// Like [`Pool::run`], with one element of `scratch` lent to each running task; tasks are dealt out in order.
+    /// Like [`Pool::run_pieces`], with one element of `scratch` lent to each running task.
     ///
-    /// A task must not read what an earlier task left in its scratch. `scratch` needs at least one element; with
-    /// fewer elements than threads, fewer threads work.
+    /// A task must not read what an earlier task left in its scratch. With fewer elements than threads, fewer threads
+    /// work.
     ///
     /// # Panics
-    /// If `scratch` is empty and `count` is not 0.
-    pub fn run_with<S: Send>(&self, scratch: &mut [S], count: usize, task: impl Fn(&mut S, usize) + Sync) {
-        if count == 0 {
-            return;
-        }
-        assert!(!scratch.is_empty(), "tasks need scratch");
+    /// If `piece` is 0, or `scratch` is empty and `out` is not.
+    pub fn run_pieces_with<T: Send, S: Send>(
+        &self,
+        out: &mut [T],
+        piece: usize,
+        scratch: &mut [S],
+        task: impl Fn(&mut S, usize, &mut [T]) + Sync,
+    ) {
+        let pieces = Pieces::new(out, piece);
+        let count = pieces.count();
+        assert!(count == 0 || !scratch.is_empty(), "tasks need scratch");
         let next = AtomicUsize::new(0);
         let lanes = scratch.len().min(self.threads()).min(count);
         self.run_pieces(&mut scratch[..lanes], 1, |_, lane| {
@@ -144,11 +144,45 @@ impl Pool {
                 if index >= count {
                     break;
                 }
-                task(&mut lane[0], index);
+                // SAFETY: the counter hands out every index below `count` once.
+                task(&mut lane[0], index, unsafe { pieces.take(index) });
             }
         });
     }
 }
+
+/// A slice that tasks take disjoint pieces of.
+struct Pieces<'a, T> {
+    start: *mut T,
+    total: usize,
+    piece: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T: Send> Pieces<'a, T> {
+    fn new(slice: &'a mut [T], piece: usize) -> Self {
+        assert!(piece > 0, "a piece has at least one element");
+        Self { start: slice.as_mut_ptr(), total: slice.len(), piece, slice: PhantomData }
+    }
+
+    fn count(&self) -> usize {
+        self.total.div_ceil(self.piece)
+    }
+
+    /// # Safety
+    /// Each index may be taken once only.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn take(&self, index: usize) -> &mut [T] {
+        assert!(index < self.count());
+        let start = index * self.piece;
+        // SAFETY: the range lies inside the slice, which is mutably borrowed for 'a; ranges of different indices do
+        // not overlap, and the caller takes each index once.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), self.piece.min(self.total - start)) }
+    }
+}
+
+// SAFETY: shared access only hands out disjoint pieces, as `take` demands, and their elements may change threads.
+unsafe impl<T: Send> Sync for Pieces<'_, T> {}
 
 impl Drop for Pool {
     fn drop(&mut self) {
@@ -214,18 +248,6 @@ impl Shared {
     }
 }
 
-/// A pointer that tasks may share: each derives a range of its own from it.
-struct SendPointer<T>(*mut T);
-
-impl<T> SendPointer<T> {
-    fn get(&self) -> *mut T {
-        self.0
-    }
-}
-
-// SAFETY: the pointer itself is only copied; what tasks do through it is argued where they do it.
-unsafe impl<T: Send> Sync for SendPointer<T> {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,9 +277,13 @@ mod tests {
     #[test]
     fn scratch_is_never_shared() {
         let pool = Pool::new(4);
-        let mut scratch = vec![0usize; 4];
-        pool.run_with(&mut scratch, 1000, |count, _| *count += 1);
-        assert_eq!(scratch.iter().sum::<usize>(), 1000);
+        let (mut out, mut scratch) = (vec![0usize; 1001], vec![0usize; 4]);
+        pool.run_pieces_with(&mut out, 2, &mut scratch, |count, index, piece| {
+            *count += 1;
+            piece.fill(index + 1);
+        });
+        assert_eq!(scratch.iter().sum::<usize>(), 501);
+        assert!(out.iter().enumerate().all(|(position, &value)| value == position / 2 + 1));
     }
 
     #[test]

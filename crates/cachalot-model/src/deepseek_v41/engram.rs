@@ -1,0 +1,93 @@
+//! Engram: n-gram rows added to the residual streams behind a gate (spec section 3.10 d to f).
+
+use cachalot_checkpoint::deepseek_v41::EngramTables;
+use cachalot_experts::RowError;
+use cachalot_kernels::{matmul_one, mean_square};
+use cachalot_numerics::math;
+use smallvec::SmallVec;
+
+use super::Model;
+use super::state::{IMAGE_CLASS, Sequence};
+use super::step::{Row, Segment, Span, Workspace};
+use super::trace::Trace;
+use crate::shared::buffer::{sized, weighted_dot};
+use crate::shared::inputs::Inputs;
+
+/// Reusable buffers of Engram.
+#[derive(Default)]
+pub(super) struct EngramBuffers {
+    /// Rows of the table, `[rows, columns]`.
+    ids: Vec<u64>,
+    /// Decoded, `[rows, columns * engram_head_dim]`.
+    values: Vec<f32>,
+    inputs: Inputs,
+    /// `[rows, (S + 1) * hidden]`
+    keys: Vec<f32>,
+}
+
+/// The class of the token `back` positions before `row`, or none at the start, beyond it or behind an image.
+fn class_before(row: &Row, back: usize, span: Span, classes: &[u32], sequence: &Sequence) -> Option<u32> {
+    let position = row.position.checked_sub(back)?;
+    let class = match position.checked_sub(span.start) {
+        Some(offset) => classes[span.first_row + offset],
+        None => sequence.class_at(position),
+    };
+    (class != IMAGE_CLASS).then_some(class)
+}
+
+impl Model {
+    /// Adds the memory of Engram layer `layer` to the streams of all rows.
+    pub(super) fn engram(
+        &self,
+        layer: usize,
+        work: &mut Workspace,
+        segments: &[Segment],
+        trace: Option<&mut Trace>,
+    ) -> Result<(), RowError> {
+        let Some(engram) = &self.weights.layers[layer].engram else { return Ok(()) };
+        let (config, table) = (&self.config, engram.table);
+        let Some(tables) = &self.engram_tables else { return Ok(()) };
+        self.hash(tables, table, work, segments);
+        let buffers = &mut work.engram;
+        if let Some(trace) = trace {
+            Trace::list(&mut trace.engram_rows, table).extend(buffers.ids.iter().map(|&id| id as i64));
+        }
+        let width = tables.columns() * self.rows.width(table);
+        sized(&mut buffers.values, work.rows.len() * width);
+        self.rows.fetch(table, &buffers.ids, &mut buffers.values)?;
+        buffers.inputs.set(&self.compute, &buffers.values, width, self.arithmetic);
+        sized(&mut buffers.keys, work.rows.len() * engram.wkv.rows());
+        matmul_one(&self.compute, &engram.wkv, buffers.inputs.quantised(), &mut buffers.keys);
+
+        let (streams, hidden, eps) = (config.hc_mult, config.hidden_size, config.rms_norm_eps);
+        let scale = 1.0 / (hidden as f32).sqrt();
+        let (rows, keys) = (&work.rows, &buffers.keys);
+        self.compute.pool().run_pieces(&mut work.streams, streams * hidden, |row, x| {
+            if rows[row].image {
+                return;
+            }
+            let (keys, value) =
+                keys[row * (streams + 1) * hidden..][..(streams + 1) * hidden].split_at(streams * hidden);
+            let weights = engram.gate.chunks_exact(hidden);
+            for ((x, key), weight) in x.chunks_exact_mut(hidden).zip(keys.chunks_exact(hidden)).zip(weights) {
+                let reciprocal = |values: &[f32]| 1.0 / (mean_square(&self.compute, values) + eps).sqrt();
+                let d = weighted_dot(x, weight, key) * (reciprocal(x) * reciprocal(key)) * scale;
+                let gate = math::sigmoid(d.abs().max(1e-6).sqrt().copysign(d));
+                x.iter_mut().zip(value).for_each(|(x, value)| *x += gate * value);
+            }
+        });
+        Ok(())
+    }
+
+    /// The table rows of every row's n-grams.
+    fn hash(&self, tables: &EngramTables, table: usize, work: &mut Workspace, segments: &[Segment]) {
+        let ids = sized(&mut work.engram.ids, work.rows.len() * tables.columns());
+        for (row, ids) in work.rows.iter().zip(ids.chunks_exact_mut(tables.columns())) {
+            let (span, sequence) = (work.spans[row.segment], &segments[row.segment].sequence);
+            let look_back = 0..tables.look_back();
+            let history: SmallVec<[Option<u32>; 16]> =
+                look_back.map(|back| class_before(row, back, span, &work.classes, sequence)).collect();
+            tables.hash_rows(table, &history, self.pad_class, ids);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Why a step could not be taken.
+
+use cachalot_experts::{ExpertError, RowError};
+
+/// A step that failed; no sequence has moved.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// A token id that the model does not have.
+    #[error("token {token} at index {index} is outside the vocabulary of {vocabulary} tokens")]
+    UnknownToken {
+        /// The id.
+        token: u32,
+        /// Its index among the tokens given.
+        index: usize,
+        /// Size of the vocabulary.
+        vocabulary: usize,
+    },
+    /// More tokens than the model has positions.
+    #[error(
+        "{more} tokens do not fit behind the {have} that are there: the model ends at {limit}; shorten the prompt or start anew"
+    )]
+    TooLong {
+        /// Tokens in the sequence.
+        have: usize,
+        /// Tokens to be added.
+        more: usize,
+        /// `max_position_embeddings`.
+        limit: usize,
+    },
+    /// An image placeholder without the image.
+    #[error("token {token} at index {index} stands for an image, but no image was given")]
+    ImageWithoutEmbedding {
+        /// The placeholder's id.
+        token: u32,
+        /// Its index among the tokens given.
+        index: usize,
+    },
+    /// Decoder replay cannot restore the n-grams of a layer.
+    #[error(
+        "decoder replay is not possible: layer {layer} reads Engram behind the last KV source, layer {decoder}; use the exact prefill"
+    )]
+    ReplayUnsupported {
+        /// The Engram layer.
+        layer: usize,
+        /// First layer of the decoder half.
+        decoder: usize,
+    },
+    /// The caller ended it.
+    #[error("cancelled")]
+    Cancelled,
+    /// An expert could not be provided.
+    #[error(transparent)]
+    Expert(#[from] ExpertError),
+    /// A table row could not be read.
+    #[error(transparent)]
+    Row(#[from] RowError),
+}

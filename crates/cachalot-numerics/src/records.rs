@@ -1,0 +1,195 @@
+//! The cache quantisers as codecs of packed records (spec V4.1 section 3.3).
+//!
+//! A record holds its codes first, then its scales. Quantisers divide by the scale, they never multiply by a
+//! reciprocal.
+
+use crate::{e2m1, e4m3, e8m0};
+
+/// Elements that share a scale in FP8 and MXFP4 records.
+pub const GROUP: usize = 32;
+/// Elements that share a scale in NVFP4 records.
+pub const NVFP4_GROUP: usize = 16;
+
+/// Bytes of an FP8 record of `dim` elements: E4M3 codes, one E8M0 scale per 32.
+pub const fn fp8_bytes(dim: usize) -> usize {
+    dim + dim / GROUP
+}
+
+/// Bytes of an MXFP4 record of `dim` elements: E2M1 codes, one E8M0 scale per 32.
+pub const fn mxfp4_bytes(dim: usize) -> usize {
+    dim / 2 + dim / GROUP
+}
+
+/// Bytes of an NVFP4 record of `dim` elements: E2M1 codes, one E4M3 scale per 16.
+pub const fn nvfp4_bytes(dim: usize) -> usize {
+    dim / 2 + dim / NVFP4_GROUP
+}
+
+fn largest(group: &[f32], floor: f32) -> f32 {
+    group.iter().fold(floor, |max, value| max.max(value.abs()))
+}
+
+/// The E8M0 scale of a group of FP8 values (`AQ8`): the amplitude is floored at 1e-4.
+pub fn fp8_scale(group: &[f32]) -> u8 {
+    e8m0::ceil_code(largest(group, 1e-4) * (1.0 / e4m3::MAX))
+}
+
+/// `FQ8`: packs `values` (a multiple of 32) into `record` of [`fp8_bytes`].
+pub fn encode_fp8(values: &[f32], record: &mut [u8]) {
+    let (codes, scales) = record.split_at_mut(values.len());
+    for ((group, codes), scale) in values.chunks_exact(GROUP).zip(codes.chunks_exact_mut(GROUP)).zip(scales) {
+        *scale = fp8_scale(group);
+        let divisor = e8m0::decode(*scale);
+        codes.iter_mut().zip(group).for_each(|(code, value)| *code = e4m3::encode(value / divisor));
+    }
+}
+
+/// Unpacks a record of [`encode_fp8`].
+pub fn decode_fp8(record: &[u8], values: &mut [f32]) {
+    let (codes, scales) = record.split_at(values.len());
+    for ((group, codes), &scale) in values.chunks_exact_mut(GROUP).zip(codes.chunks_exact(GROUP)).zip(scales) {
+        let scale = e8m0::decode(scale);
+        group.iter_mut().zip(codes).for_each(|(value, &code)| *value = e4m3::decode(code) * scale);
+    }
+}
+
+/// `AQ8`: rounds `values` (a multiple of 32) to what FP8 with a scale per 32 can hold.
+pub fn round_fp8(values: &mut [f32]) {
+    for group in values.chunks_mut(GROUP) {
+        let divisor = e8m0::decode(fp8_scale(group));
+        group.iter_mut().for_each(|value| *value = e4m3::decode(e4m3::encode(*value / divisor)) * divisor);
+    }
+}
+
+fn pack_pairs(group: &[f32], divisor: f32, codes: &mut [u8]) {
+    for (pair, code) in group.chunks_exact(2).zip(codes) {
+        *code = e2m1::encode(pair[0] / divisor) | e2m1::encode(pair[1] / divisor) << 4;
+    }
+}
+
+fn unpack_pairs(codes: &[u8], scale: f32, group: &mut [f32]) {
+    for (pair, &code) in group.chunks_exact_mut(2).zip(codes) {
+        pair[0] = e2m1::decode(code) * scale;
+        pair[1] = e2m1::decode(code >> 4) * scale;
+    }
+}
+
+/// `FQ4_mx`: packs `values` (a multiple of 32) into `record` of [`mxfp4_bytes`].
+pub fn encode_mxfp4(values: &[f32], record: &mut [u8]) {
+    let (codes, scales) = record.split_at_mut(values.len() / 2);
+    for ((group, codes), scale) in values.chunks_exact(GROUP).zip(codes.chunks_exact_mut(GROUP / 2)).zip(scales) {
+        // The floor 6 * 2^-126 keeps the smallest scale normal.
+        *scale = e8m0::ceil_code(largest(group, 6.0 * f32::MIN_POSITIVE) * (1.0 / 6.0)).max(1);
+        pack_pairs(group, e8m0::decode(*scale), codes);
+    }
+}
+
+/// Unpacks a record of [`encode_mxfp4`].
+pub fn decode_mxfp4(record: &[u8], values: &mut [f32]) {
+    let (codes, scales) = record.split_at(values.len() / 2);
+    for ((group, codes), &scale) in values.chunks_exact_mut(GROUP).zip(codes.chunks_exact(GROUP / 2)).zip(scales) {
+        unpack_pairs(codes, e8m0::decode(scale), group);
+    }
+}
+
+/// `FQ4_nv`: packs `values` (a multiple of 16) into `record` of [`nvfp4_bytes`].
+pub fn encode_nvfp4(values: &[f32], record: &mut [u8]) {
+    let (codes, scales) = record.split_at_mut(values.len() / 2);
+    let groups = values.chunks_exact(NVFP4_GROUP);
+    for ((group, codes), scale) in groups.zip(codes.chunks_exact_mut(NVFP4_GROUP / 2)).zip(scales) {
+        // The floor 6 * 2^-9 gives the smallest scale that E4M3 can hold.
+        *scale = e4m3::encode(largest(group, 6.0 / 512.0) / 6.0);
+        pack_pairs(group, e4m3::decode(*scale), codes);
+    }
+}
+
+/// Unpacks a record of [`encode_nvfp4`].
+pub fn decode_nvfp4(record: &[u8], values: &mut [f32]) {
+    let (codes, scales) = record.split_at(values.len() / 2);
+    let groups = values.chunks_exact_mut(NVFP4_GROUP);
+    for ((group, codes), &scale) in groups.zip(codes.chunks_exact(NVFP4_GROUP / 2)).zip(scales) {
+        unpack_pairs(codes, e4m3::decode(scale), group);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fp8_group(largest: f32) -> u8 {
+        let mut group = [0.0; GROUP];
+        group[3] = -largest;
+        fp8_scale(&group)
+    }
+
+    #[test]
+    fn fp8_scales_step_just_above_448_times_a_power_of_two() {
+        for exponent in -20..20 {
+            let edge = 448.0 * libm::exp2f(exponent as f32);
+            let edge_code = (127 + exponent) as u8;
+            // 1e-4 is the floor: below it the scale stays.
+            if edge > 1e-4 {
+                assert_eq!(fp8_group(edge), edge_code, "at {edge}");
+                assert_eq!(fp8_group(edge * 1.000_001), edge_code + 1, "above {edge}");
+            }
+        }
+        assert_eq!(fp8_group(0.0), fp8_group(1e-4));
+        assert_eq!(e8m0::decode(fp8_group(0.0)), libm::exp2f(-22.0));
+    }
+
+    #[test]
+    fn records_of_the_spec() {
+        let mut values = [0.0f32; 32];
+        values[..8].copy_from_slice(&[6.0, -0.75, 0.25, -0.0, 1.25, 5.0, 3.5, 2.5]);
+        let mut record = [0; 17];
+        encode_mxfp4(&values, &mut record);
+        assert_eq!(record[16], 127);
+        assert_eq!(record[..4], [0xa7, 0x80, 0x62, 0x46]);
+        let mut record = [0; 20];
+        encode_nvfp4(&values, &mut record);
+        assert_eq!(record[16], e4m3::encode(1.0));
+        assert_eq!(record[17], 0x01, "the floor's scale is 2^-9");
+        let mut back = [1.0; 32];
+        decode_nvfp4(&record[..18], &mut back);
+        assert_eq!(back[..8], [6.0, -1.0, 0.0, -0.0, 1.0, 4.0, 4.0, 2.0]);
+        assert!(back[3].is_sign_negative());
+    }
+
+    proptest! {
+        #[test]
+        fn quantised_values_are_fixed_points(values in prop::collection::vec(-1e4f32..1e4, 64)) {
+            type Codec = (fn(&[f32], &mut [u8]), fn(&[u8], &mut [f32]), fn(usize) -> usize);
+            let codecs: [Codec; 2] =
+                [(encode_fp8, decode_fp8, fp8_bytes), (encode_mxfp4, decode_mxfp4, mxfp4_bytes)];
+            for (encode, decode, bytes) in codecs {
+                let (mut record, mut again) = (vec![0; bytes(64)], vec![0; bytes(64)]);
+                let (mut once, mut twice) = (vec![0.0; 64], vec![0.0; 64]);
+                encode(&values, &mut record);
+                decode(&record, &mut once);
+                encode(&once, &mut again);
+                decode(&again, &mut twice);
+                prop_assert_eq!(&once, &twice);
+            }
+            let mut rounded = values.clone();
+            round_fp8(&mut rounded);
+            let mut record = vec![0; fp8_bytes(64)];
+            let mut decoded = vec![0.0; 64];
+            encode_fp8(&values, &mut record);
+            decode_fp8(&record, &mut decoded);
+            prop_assert_eq!(rounded, decoded);
+        }
+
+        #[test]
+        fn errors_stay_within_half_a_step(values in prop::collection::vec(-100f32..100.0, 32)) {
+            let max = values.iter().fold(0f32, |max, value| max.max(value.abs()));
+            let (mut record, mut back) = (vec![0; nvfp4_bytes(32)], vec![0.0; 32]);
+            encode_nvfp4(&values, &mut record);
+            decode_nvfp4(&record, &mut back);
+            for (value, back) in values.iter().zip(&back) {
+                // The largest step of E2M1 is a third of its maximum; the scale itself is rounded by at most 1/16.
+                prop_assert!((value - back).abs() <= max * 0.24 + 0.01, "{} became {}", value, back);
+            }
+        }
+    }
+}
