@@ -326,20 +326,18 @@ impl Opened {
         let mut shards: Vec<Shard> = Vec::with_capacity(index.shards.len());
         let mut unread = vec![false; index.shards.len()];
         for (number, name) in index.shards.iter().enumerate() {
-            match open_shard(files, name, partial) {
-                Ok((file, header, data_start)) => {
-                    let arrival = arrival(&*file, data_start, &header, partial, problems);
-                    place_tensors(&index, number as u32, header, data_start, &mut placed, problems);
-                    shards.push(Shard { name: name.clone(), arrival, file: Some(file) });
-                }
-                Err(problem) => {
-                    unread[number] = true;
-                    if let Some(problem) = problem {
-                        problems.push(problem);
-                    }
-                    shards.push(Shard { name: name.clone(), arrival: Arrival::Absent, file: None });
-                }
-            }
+            let opened = open_shard(files, name, partial).unwrap_or_else(|problem| {
+                problems.push(*problem);
+                None
+            });
+            let Some((file, header, data_start)) = opened else {
+                unread[number] = true;
+                shards.push(Shard { name: name.clone(), arrival: Arrival::Absent, file: None });
+                continue;
+            };
+            let arrival = arrival(&*file, data_start, &header, partial, problems);
+            place_tensors(&index, number as u32, header, data_start, &mut placed, problems);
+            shards.push(Shard { name: name.clone(), arrival, file: Some(file) });
         }
         let (mut tensors, mut absent) = (Vec::with_capacity(index.tensors.len()), Vec::new());
         for ((name, shard), placed) in index.tensors.into_iter().zip(placed) {
@@ -365,30 +363,30 @@ struct Placed {
     bytes: u64,
 }
 
-/// Opens a shard and reads its header; without a problem to report if it may be absent and is.
-fn open_shard(
-    files: &dyn Files,
-    name: &str,
-    partial: bool,
-) -> Result<(Box<dyn Storage>, Header, u64), Option<Problem>> {
+/// A shard's file, header, and where its data starts.
+type OpenedShard = (Box<dyn Storage>, Header, u64);
+
+/// Opens a shard and reads its header; `None` if it has not arrived and need not have.
+fn open_shard(files: &dyn Files, name: &str, partial: bool) -> Result<Option<OpenedShard>, Box<Problem>> {
+    let storage_error = |error: StorageError| Box::new(Problem::from(error));
     let file = match files.open(name) {
-        Err(error) if partial && error.is_not_found() => return Err(None),
-        opened => opened.map_err(|error| Some(error.into()))?,
+        Err(error) if partial && error.is_not_found() => return Ok(None),
+        opened => opened.map_err(storage_error)?,
     };
-    let header_error = |error| Some(Problem::Header { shard: name.to_owned(), error });
+    let header_error = |error| Box::new(Problem::Header { shard: name.to_owned(), error });
     let mut prefix = [0; PREFIX_BYTES as usize];
     if file.length() >= PREFIX_BYTES {
-        file.read_at(0, &mut prefix).map_err(|error| Some(error.into()))?;
+        file.read_at(0, &mut prefix).map_err(storage_error)?;
     }
     let length = match header_length(prefix, file.length()) {
         // The header itself has not arrived in full.
-        Err(_) if partial && u64::from_le_bytes(prefix) <= crate::safetensors::MAX_HEADER_BYTES => return Err(None),
+        Err(_) if partial && u64::from_le_bytes(prefix) <= crate::safetensors::MAX_HEADER_BYTES => return Ok(None),
         length => length.map_err(header_error)?,
     };
     let mut json = vec![0; length];
-    file.read_at(PREFIX_BYTES, &mut json).map_err(|error| Some(error.into()))?;
+    file.read_at(PREFIX_BYTES, &mut json).map_err(storage_error)?;
     let header = Header::from_json(&json).map_err(header_error)?;
-    Ok((file, header, PREFIX_BYTES + length as u64))
+    Ok(Some((file, header, PREFIX_BYTES + length as u64)))
 }
 
 fn arrival(

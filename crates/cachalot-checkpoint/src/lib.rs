@@ -13,6 +13,7 @@ mod fields;
 pub mod index;
 mod inspect;
 mod inventory;
+mod matrix;
 mod problems;
 mod read;
 pub mod safetensors;

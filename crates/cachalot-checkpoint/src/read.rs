@@ -64,10 +64,10 @@ impl TensorInfo {
 impl Checkpoint {
     /// Refuses `bytes`, the elements of `tensor` from number `first` on, if one of them is no number.
     pub(crate) fn check_codes(&self, tensor: &TensorInfo, first: u64, bytes: &[u8]) -> Result<(), CheckpointError> {
-        find_bad_code(tensor.dtype, bytes).map_or(Ok(()), |(place, code)| {
-            let (shard, tensor) = (self.shard_of(tensor).name.clone(), tensor.name.to_string());
-            Err(CheckpointError::BadCode { shard, tensor, index: first + place as u64, code })
-        })
+        match find_bad_code(tensor.dtype, bytes) {
+            Some((place, code)) => Err(self.refused(tensor, first + place as u64, code)),
+            None => Ok(()),
+        }
     }
 
     /// Fills `buffer` with the rows `rows` of `tensor`, as stored, and checks their codes.

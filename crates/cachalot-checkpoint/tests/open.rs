@@ -1,6 +1,8 @@
 //! Whole checkpoints: the ones in the repository open, and damaged copies of them say what is wrong.
 
-use cachalot_checkpoint::{Arrival, CONFIG_FILE, Checkpoint, CheckpointError, Dtype, INDEX_FILE, Problem};
+use cachalot_checkpoint::{
+    Arrival, CONFIG_FILE, Checkpoint, CheckpointError, Dtype, Group, INDEX_FILE, Inspection, Problem,
+};
 use cachalot_storage::{Directory, Embedded, Fault, FaultyFiles, Files, Plan};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -138,27 +140,27 @@ fn index_and_shards_must_agree() {
     assert_eq!(problems(missing), [format!("more is missing from {three}, where the index puts it")]);
 }
 
-/// Takes the tensor called `name` out of shard and index.
-fn without(name: &str) -> Embedded {
-    let index: serde_json::Value =
-        serde_json::from_slice(&copy().read_all(INDEX_FILE, 1 << 24).expect("there")).expect("JSON");
-    let shard = index["weight_map"][name].as_str().expect("a shard").to_owned();
-    let files = with_json(INDEX_FILE, |index| {
-        index["weight_map"].as_object_mut().expect("an object").remove(name);
+/// Takes the tensors whose names `gone` accepts out of shards and index.
+fn without(gone: impl Fn(&str) -> bool) -> Embedded {
+    let mut files = with_json(INDEX_FILE, |index| {
+        index["weight_map"].as_object_mut().expect("an object").retain(|name, _| !gone(name));
     });
-    let edited = with_shard(&shard, |header, data| {
-        let entry = header.remove(name).expect("the tensor");
-        let range = |entry: &serde_json::Value| {
-            (0..2).map(|end| entry["data_offsets"][end].as_u64().expect("an offset")).collect::<Vec<_>>()
-        };
-        let gone = range(&entry);
-        data.drain(gone[0] as usize..gone[1] as usize);
-        for (_, other) in header.iter_mut().filter(|(name, _)| *name != "__metadata__") {
-            let moved = range(other).into_iter().map(|end| if end > gone[0] { end - (gone[1] - gone[0]) } else { end });
-            other["data_offsets"] = moved.collect::<Vec<_>>().into();
-        }
-    });
-    files.with(&shard, edited.read_all(&shard, 1 << 24).expect("there"))
+    for shard in SHARDS {
+        let edited = with_shard(shard, |header, data| {
+            let mut kept = Vec::new();
+            header.retain(|name, _| !gone(name));
+            let mut entries: Vec<_> = header.iter_mut().filter(|(name, _)| *name != "__metadata__").collect();
+            entries.sort_by_key(|(_, entry)| entry["data_offsets"][0].as_u64());
+            for (_, entry) in entries {
+                let [start, end] = [0, 1].map(|end| entry["data_offsets"][end].as_u64().expect("an offset") as usize);
+                entry["data_offsets"] = vec![kept.len(), kept.len() + end - start].into();
+                kept.extend_from_slice(&data[start..end]);
+            }
+            *data = kept;
+        });
+        files = files.with(shard, edited.read_all(shard, 1 << 24).expect("there"));
+    }
+    files
 }
 
 #[test]
@@ -172,7 +174,7 @@ fn missing_tensors_are_named_with_type_and_shape() {
         ("image_end", "BF16 [128]"),
     ];
     for (name, what) in rows {
-        assert_eq!(problems(without(name)), [format!("{name} is missing ({what})")]);
+        assert_eq!(problems(without(|other| other == name)), [format!("{name} is missing ({what})")]);
     }
 }
 
@@ -253,6 +255,50 @@ fn undeclared_parts_are_set_aside_and_declared_ones_may_lack_as_a_whole() {
     let checkpoint = Checkpoint::open(Arc::new(files)).expect("opens");
     assert!(!checkpoint.abilities().vision && !checkpoint.abilities().draft);
     assert!(checkpoint.find("vision.norm.weight").is_some());
+    let set_aside = Inspection::of(&checkpoint).group(Group::SetAside);
+    assert!(set_aside.tensors > 100 && set_aside.bytes > 0, "{set_aside:?}");
+    let draft = |name: &str| name.starts_with("mtp.");
+    let vision = |name: &str| ["vision.", "aligner.", "image_"].iter().any(|prefix| name.starts_with(prefix));
+    let able = |files: Embedded| {
+        let abilities = Checkpoint::open(Arc::new(files)).expect("opens").abilities();
+        (abilities.vision, abilities.draft)
+    };
+    assert_eq!(able(without(draft)), (true, false));
+    assert_eq!(able(without(vision)), (false, true));
+    assert_eq!(able(without(|name| draft(name) || vision(name))), (false, false));
+}
+
+#[test]
+fn ranges_that_overlap_or_leave_holes_are_named() {
+    let moved = |by: i64| {
+        problems(with_shard(SHARDS[0], |header, _| {
+            let entry = &mut header["layers.0.ffn.gate.bias"]["data_offsets"];
+            *entry = [16 + by, 72 + by].to_vec().into();
+        }))
+    };
+    let shard = SHARDS[0];
+    assert_eq!(moved(-4), [format!("{shard}: layers.0.ffn.gate.bias overlaps layers.0.attn.attn_sink")]);
+    assert_eq!(moved(4), [format!("{shard}: 4 bytes before layers.0.ffn.gate.bias belong to no tensor")]);
+    let reshaped =
+        with_shard(shard, |header, _| header["layers.0.ffn.gate.bias"]["shape"] = [1u64 << 62].to_vec().into());
+    let expected = "layers.0.ffn.gate.bias: F32 [4611686018427387904] does not fit the range 16..72";
+    assert_eq!(problems(reshaped), [format!("{shard}: {expected}")]);
+}
+
+#[test]
+fn a_config_that_asks_for_millions_of_tensors_is_answered_at_once() {
+    let start = std::time::Instant::now();
+    let text = error(with_json(CONFIG_FILE, |config| {
+        let text = &mut config["text_config"];
+        text["num_hidden_layers"] = 512.into();
+        text["n_routed_experts"] = 256.into();
+        text["compress_ratios"] = vec![0; 515].into();
+        text["kv_source_layer_ids"] = Vec::<u32>::new().into();
+        text["index_source_layer_ids"] = Vec::<u32>::new().into();
+        text["candidate_source_layer_id"] = serde_json::Value::Null;
+    }));
+    assert!(text.lines().count() == 22 && text.contains("more"), "{text}");
+    assert!(start.elapsed() < std::time::Duration::from_secs(5));
 }
 
 #[test]

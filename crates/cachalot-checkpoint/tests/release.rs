@@ -32,7 +32,11 @@ impl Storage for Sparse {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StorageError> {
         let end = self.header.length();
         assert!(offset + buffer.len() as u64 <= end || offset >= end, "reads are either header or data");
-        if offset < end { self.header.read_at(offset, buffer) } else { Ok(buffer.fill(0)) }
+        if offset < end {
+            return self.header.read_at(offset, buffer);
+        }
+        buffer.fill(0);
+        Ok(())
     }
 }
 

@@ -27,6 +27,12 @@ impl From<&'static [u8]> for Bytes {
     }
 }
 
+impl<const N: usize> From<&'static [u8; N]> for Bytes {
+    fn from(bytes: &'static [u8; N]) -> Self {
+        Self::Static(bytes)
+    }
+}
+
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
         Self::Shared(bytes.into())
@@ -76,7 +82,9 @@ mod tests {
 
     #[test]
     fn reads_like_a_file() {
-        for file in [Memory::new("m", &b"abcdef"[..]), Memory::new("m", b"abcdef".to_vec())] {
+        for file in
+            [Memory::new("m", b"abcdef"), Memory::new("m", &b"abcdef"[..]), Memory::new("m", b"abcdef".to_vec())]
+        {
             let mut buffer = [0; 3];
             file.read_at(3, &mut buffer).expect("inside");
             assert_eq!(&buffer, b"def");

@@ -116,8 +116,9 @@ impl EngramTables {
             hash ^= u64::from(class).wrapping_mul(*multiplier);
             if distance > 0 {
                 let first = (distance - 1) * self.heads;
-                for column in first..first + self.heads {
-                    rows[column] = hash % table.primes[column] + table.offsets[column];
+                let columns = table.primes[first..].iter().zip(&table.offsets[first..]);
+                for (row, (prime, offset)) in rows[first..first + self.heads].iter_mut().zip(columns) {
+                    *row = hash % prime + offset;
                 }
             }
         }

@@ -1,0 +1,76 @@
+//! Why an expert or a row cannot be had.
+
+use cachalot_checkpoint::CheckpointError;
+
+/// Why an expert cannot be provided.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExpertError {
+    /// There is no such layer or expert.
+    #[error("layer {layer} has no expert {expert}: there are {layers} layers with {experts} experts each")]
+    NoExpert {
+        /// The layer that was asked for.
+        layer: usize,
+        /// The expert that was asked for.
+        expert: u32,
+        /// Layers of the model.
+        layers: usize,
+        /// Experts of a layer.
+        experts: usize,
+    },
+    /// One of its tensors cannot be read.
+    #[error("expert {expert} of layer {layer}: {source}")]
+    Read {
+        /// The layer.
+        layer: usize,
+        /// The expert.
+        expert: u32,
+        /// Why; names shard, tensor and index.
+        source: Box<CheckpointError>,
+    },
+}
+
+/// Why a row cannot be provided.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowError {
+    /// There is no such table.
+    #[error("there is no table {table}: there are {tables}")]
+    NoTable {
+        /// The table that was asked for.
+        table: usize,
+        /// Number of tables.
+        tables: usize,
+    },
+    /// There is no such row.
+    #[error("{tensor} has no row {row}: it has {rows}")]
+    NoRow {
+        /// The table's tensor.
+        tensor: String,
+        /// The row that was asked for.
+        row: u64,
+        /// Rows of the table.
+        rows: u64,
+    },
+    /// The output is not as long as the rows.
+    #[error("{tensor}: {rows} rows of {width} values do not fill an output of {length}")]
+    Length {
+        /// The table's tensor.
+        tensor: String,
+        /// Rows that were asked for.
+        rows: usize,
+        /// Values of a row.
+        width: usize,
+        /// Length of the output.
+        length: usize,
+    },
+    /// A row, or the description of its table, cannot be read.
+    #[error("{0}")]
+    Read(#[from] Box<CheckpointError>),
+}
+
+impl From<CheckpointError> for RowError {
+    fn from(error: CheckpointError) -> Self {
+        Self::Read(Box::new(error))
+    }
+}
