@@ -1,47 +1,203 @@
-//! A loaded model with its tokenizer.
+//! A loaded model with its tokenizer: everything that sessions share.
+//!
+//! Owns the order in which a checkpoint becomes a model, and the context limit. Refuses to generate: a
+//! [`Session`](crate::session::Session) does. Spec sections 2 and 3.10 (a); protocol.md section 1.
 
 use std::sync::Arc;
 
-use cachalot_checkpoint::Checkpoint;
 use cachalot_checkpoint::deepseek_v41::Config;
-use cachalot_experts::{LazyExperts, Rows};
+use cachalot_checkpoint::{Abilities, Checkpoint, CheckpointError, Inspection};
+use cachalot_experts::{CheckpointRows, ExpertStats, LazyExperts, RowError};
 use cachalot_kernels::Compute;
 use cachalot_model::Arithmetic;
-use cachalot_model::deepseek_v41::{Model, Parts};
+use cachalot_model::deepseek_v41::{LoadError, Model, Parts};
 use cachalot_runtime::Pool;
-use cachalot_storage::Files;
-use cachalot_text::{Family, Tokenizer, TokenizerProfile};
+use cachalot_storage::{Files, StorageError};
+use cachalot_text::tokenizer::MAX_FILE_BYTES;
+use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 
-/// A model that can be talked to.
+/// The tokenizer's file.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// Context in tokens where none is asked for. A prompt that needs more is refused with the numbers.
+pub const DEFAULT_CONTEXT: usize = 32_768;
+
+/// Routed experts kept in memory where nothing else is asked for, in bytes: everything of a small model, and a part of
+/// the released one that leaves a machine of 32 GB its room.
+pub const DEFAULT_EXPERT_CACHE: u64 = 8 << 30;
+
+/// What a user decides about an engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// How linear layers treat their inputs.
+    pub arithmetic: Arithmetic,
+    /// Threads that compute; all cores if absent.
+    pub threads: Option<usize>,
+    /// Most tokens of a sequence; lowered to what the model goes up to.
+    pub context: Option<usize>,
+    /// Bytes of routed experts kept in memory.
+    pub expert_cache: u64,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { arithmetic: Arithmetic::default(), threads: None, context: None, expert_cache: DEFAULT_EXPERT_CACHE }
+    }
+}
+
+/// How far loading has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loading {
+    /// Bytes of weights that have been read.
+    pub done: u64,
+    /// Bytes that will be.
+    pub total: u64,
+}
+
+/// Why a checkpoint cannot be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A file of the checkpoint is missing, damaged or of a model that is not known.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The checkpoint reads, but no model of this kind can be run.
+    #[error("{model_type} checkpoints can be inspected, but not run")]
+    Architecture {
+        /// `model_type` of config.json.
+        model_type: &'static str,
+    },
+    /// The tokenizer cannot be read.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The tokenizer is damaged, or belongs to another model.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A table of rows is not of the released form.
+    #[error(transparent)]
+    Rows(#[from] RowError),
+    /// The model's parts do not fit together.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A context without room for a question and an answer.
+    #[error("a context of {context} tokens has no room for a prompt and an answer; at least 2 are needed")]
+    Context {
+        /// What was asked for.
+        context: usize,
+    },
+}
+
+/// A model that can be talked to. Shared by its sessions.
 pub struct Engine {
     model: Model,
     tokenizer: Tokenizer,
+    experts: Arc<LazyExperts>,
+    abilities: Abilities,
+    label: String,
     context: usize,
+    threads: usize,
 }
 
 impl Engine {
-    /// Loads.
-    pub fn open(files: Arc<dyn Files>, arithmetic: Arithmetic, threads: usize) -> Result<Self, Box<dyn std::error::Error>> {
+    /// Loads the checkpoint in `files`; `progress` hears of the weights as they arrive.
+    ///
+    /// # Errors
+    /// [`OpenError`] names the file, field, tensor or token that is wrong.
+    pub fn open(
+        files: Arc<dyn Files>,
+        options: &EngineOptions,
+        progress: &mut dyn FnMut(Loading),
+    ) -> Result<Self, OpenError> {
+        if let Some(context) = options.context.filter(|context| *context < 2) {
+            return Err(OpenError::Context { context });
+        }
         let checkpoint = Arc::new(Checkpoint::open(Arc::clone(&files))?);
-        let config: &Config = checkpoint.architecture().deepseek_v41().unwrap();
-        let profile = TokenizerProfile { family: Family::V41, vocab_size: config.vocab_size, image_token_id: config.image_token_id, noise_token_id: None };
-        let tokenizer = Tokenizer::from_json(&files.read_all("tokenizer.json", 64 << 20)?, &profile)?;
-        let classes = match &config.engram { Some(engram) => cachalot_text::engram::checked_token_classes(&tokenizer, engram.compressed_vocab_size as usize)?.classes, None => Vec::new() };
+        let model_type = checkpoint.architecture().model_type();
+        let config = checkpoint.architecture().deepseek_v41().ok_or(OpenError::Architecture { model_type })?;
+        let tokenizer = open_tokenizer(&*files, config)?;
+        let classes = match &config.engram {
+            Some(engram) => {
+                let expected = engram.compressed_vocab_size as usize;
+                cachalot_text::engram::checked_token_classes(&tokenizer, expected)?.classes
+            }
+            None => Vec::new(),
+        };
+        let pool = options.threads.map_or_else(Pool::with_all_cores, |threads| Pool::new(threads.max(1)));
+        let threads = pool.threads();
+        let (layers, count) = (config.num_hidden_layers, config.n_routed_experts);
+        let experts = Arc::new(LazyExperts::new(Arc::clone(&checkpoint), layers, count, options.expert_cache));
         let parts = Parts {
             classes,
-            experts: Arc::new(LazyExperts(Arc::clone(&checkpoint))),
-            rows: Arc::new(Rows::new(&checkpoint, &config.engram.as_ref().map(|e| e.layer_ids.clone()).unwrap_or_default())),
-            compute: Compute::new(Arc::new(Pool::new(threads))),
-            arithmetic,
+            experts: Arc::clone(&experts) as _,
+            rows: Arc::new(CheckpointRows::new(Arc::clone(&checkpoint), config)?),
+            compute: Compute::new(Arc::new(pool)),
+            arithmetic: options.arithmetic,
         };
-        let model = Model::load(&checkpoint, config, parts, &mut |_| ())?;
-        let context = config.max_position_embeddings;
-        Ok(Self { model, tokenizer, context })
+        let mut loading = Loading { done: 0, total: Inspection::of(&checkpoint).memory.resident_bytes };
+        progress(loading);
+        let model = Model::load(&checkpoint, config, parts, &mut |bytes| {
+            loading.done += bytes as u64;
+            progress(loading);
+        })?;
+        let context = options.context.unwrap_or(DEFAULT_CONTEXT).min(config.max_position_embeddings);
+        let (abilities, label) = (checkpoint.abilities(), checkpoint.label().to_owned());
+        Ok(Self { model, tokenizer, experts, abilities, label, context, threads })
     }
-    /// Model.
-    pub fn model(&self) -> &Model { &self.model }
-    /// Tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer { &self.tokenizer }
-    /// Context.
-    pub fn context(&self) -> usize { self.context }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Most tokens of a sequence: what was asked for, at most what the model goes up to.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Longest context that the model goes up to, in tokens.
+    pub fn context_limit(&self) -> usize {
+        self.model.config().max_position_embeddings
+    }
+
+    /// What the checkpoint can do besides text.
+    pub fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+
+    /// Where the checkpoint is, for people.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// What became of the routed experts that were asked for.
+    pub fn expert_stats(&self) -> ExpertStats {
+        self.experts.stats()
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Engine({}, context {}, {} threads)", self.label, self.context, self.threads)
+    }
+}
+
+fn open_tokenizer(files: &dyn Files, config: &Config) -> Result<Tokenizer, OpenError> {
+    let profile = TokenizerProfile {
+        family: Family::V41,
+        vocab_size: config.vocab_size,
+        image_token_id: config.image_token_id,
+        noise_token_id: config.dspark.as_ref().map(|dspark| dspark.noise_token_id),
+    };
+    let json = files.read_all(TOKENIZER_FILE, MAX_FILE_BYTES as u64)?;
+    Ok(Tokenizer::from_json(&json, &profile)?)
 }

@@ -207,7 +207,7 @@ impl Table {
         match self.weight.dtype {
             Dtype::F8_E4M3 => {
                 for ((out, codes), scale) in out.chunks_mut(BLOCK).zip(codes.chunks(BLOCK)).zip(scales) {
-                    let scale = e8m0(*scale);
+                    let scale = e8m0::decode(*scale);
                     out.iter_mut().zip(codes).for_each(|(out, code)| *out = e4m3::decode(*code) * scale);
                 }
             }
