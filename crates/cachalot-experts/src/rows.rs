@@ -56,7 +56,7 @@ impl CheckpointRows {
         let engram = config.engram.iter().flat_map(|engram| &engram.layer_ids);
         let names = engram.map(|layer| format!("layers.{layer}.engram.embed")).chain(["embed".to_owned()]);
         let tables = names.map(|name| Table::open(&checkpoint, &name)).collect::<Result<_, _>>()?;
-        Ok(Self { checkpoint, tables, readers: Pool::new(READERS), scratch: Mutex::default() })
+        Ok(Self { checkpoint, tables, readers: Pool::for_reading(READERS), scratch: Mutex::default() })
     }
 
     /// Number of tables.

@@ -205,6 +205,11 @@ impl Matrix {
         }
     }
 
+    /// All packed codes.
+    pub(crate) fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
     /// Groups of 32 columns.
     pub(crate) fn groups(&self) -> usize {
         self.cols.div_ceil(GROUP)

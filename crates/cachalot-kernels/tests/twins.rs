@@ -257,11 +257,14 @@ fn a_list_of_jobs_equals_its_products() {
         inputs.set(&compute, &x, 64, Treatment::Float32);
         other.set(&compute, &y, 96, Treatment::Float32);
         let (mut a, mut b, mut c) = (vec![0.0; 300], vec![0.0; 32], vec![0.0; 16]);
-        matmul(&compute, &mut [
-            Job::whole(&first.matrix, &inputs, &mut a),
-            Job::new(&second.matrix, 0..32, &other, &mut b),
-            Job::new(&second.matrix, 32..48, &other, &mut c),
-        ]);
+        matmul(
+            &compute,
+            &mut [
+                Job::whole(&first.matrix, &inputs, &mut a),
+                Job::new(&second.matrix, 0..32, &other, &mut b),
+                Job::new(&second.matrix, 32..48, &other, &mut c),
+            ],
+        );
         same(&a, &twin(&first, &x, false)).unwrap();
         same(&[b, c].concat(), &twin(&second, &y, false)).unwrap();
     }

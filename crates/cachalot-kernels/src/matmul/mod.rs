@@ -21,6 +21,9 @@ const TOKENS: usize = 64;
 /// Strips that one task computes.
 const STRIPS: usize = 4;
 
+/// Multiplications below which one thread does all.
+const SMALL: usize = 1 << 17;
+
 /// One product: `output = weight[rows] * input`.
 pub struct Job<'a> {
     weight: &'a Matrix,
@@ -65,6 +68,10 @@ impl<'a> Job<'a> {
         self.strips().len().div_ceil(STRIPS) * self.input.tokens().div_ceil(TOKENS)
     }
 
+    fn work(&self) -> usize {
+        self.rows.len() * self.weight.cols() * self.input.tokens()
+    }
+
     /// Strips and tokens of task `index`.
     fn task(&self, index: usize) -> (Range<usize>, Range<usize>) {
         let strips = self.strips();
@@ -91,7 +98,8 @@ impl<'a> Job<'a> {
 pub fn matmul(compute: &Compute, jobs: &mut [Job<'_>]) {
     let jobs = &*jobs;
     let total = jobs.iter().map(Job::tasks).sum();
-    compute.pool().run(total, |mut index| {
+    let work: usize = jobs.iter().map(Job::work).sum();
+    let run = |mut index: usize| {
         for job in jobs {
             let tasks = job.tasks();
             if index < tasks {
@@ -101,7 +109,9 @@ pub fn matmul(compute: &Compute, jobs: &mut [Job<'_>]) {
             }
             index -= tasks;
         }
-    });
+    };
+    // Waking the others takes longer than very little work.
+    if work < SMALL { (0..total).for_each(run) } else { compute.pool().run(total, run) }
 }
 
 /// Computes one product with all rows of `weight`.

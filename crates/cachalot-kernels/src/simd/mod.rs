@@ -49,6 +49,7 @@ pub(crate) trait Simd: Copy {
     fn load_words(self, bytes: &[u8; 4 * LANES]) -> Self::W;
     fn store_words(self, words: Self::W, out: &mut [u8; 4 * LANES]);
     fn splat_word(self, word: u32) -> Self::W;
+    fn xor(self, a: Self::W, b: Self::W) -> Self::W;
     /// 16 E8M0 codes as powers of two; code 255 is not expected.
     fn scales(self, codes: &[u8; LANES]) -> Self::F;
 

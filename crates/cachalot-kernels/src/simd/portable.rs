@@ -88,6 +88,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn xor(self, a: W, b: W) -> W {
+        lanes(|i| a[i] ^ b[i])
+    }
+
+    #[inline(always)]
     fn scales(self, codes: &[u8; LANES]) -> F {
         lanes(|i| e8m0::decode(codes[i]))
     }

@@ -14,6 +14,9 @@ use crate::shared::inputs::{Arithmetic, Inputs};
 /// Keys that one task decodes when the keys of a single query are shared out.
 const KEYS_PER_TASK: usize = 32;
 
+/// Multiplications of one query above which its heads are shared out.
+const SHARED_WORK: usize = 1 << 17;
+
 /// Reusable buffers of the attention.
 #[derive(Default)]
 pub(super) struct AttentionBuffers {
@@ -198,8 +201,9 @@ impl Model {
         sized(out, q.len());
         let width = heads * dim;
         lanes.resize_with(compute.pool().threads(), Lane::default);
-        if rows.len() > compute.pool().threads() {
-            // Many queries: one task each.
+        let keys_at_most = config.sliding_window + config.index_topk;
+        if rows.len() > compute.pool().threads() || width * keys_at_most < SHARED_WORK {
+            // Many queries, or little work: one task each.
             let q = &*q;
             compute.pool().run_pieces_with(out, width, lanes, |lane, row, out| {
                 let keys = keys_of(row);

@@ -197,13 +197,18 @@ impl Model {
         let compute = &self.compute;
         let pairs = rotary / 2;
         sized(&mut buffers.packed_queries, work.rows.len() * heads * record);
-        compute.pool().run_pieces(&mut buffers.queries, dim, |index, query| {
-            let row = index / heads * pairs;
-            rope(&mut query[dim - rotary..], &angles.cos[row..row + pairs], &angles.sin[row..row + pairs], false);
+        compute.pool().run_pieces(&mut buffers.queries, heads * dim, |row, queries| {
+            let row = row * pairs..(row + 1) * pairs;
+            for query in queries.chunks_exact_mut(dim) {
+                rope(&mut query[dim - rotary..], &angles.cos[row.clone()], &angles.sin[row.clone()], false);
+            }
         });
         let queries = &buffers.queries;
-        compute.pool().run_pieces(&mut buffers.packed_queries, record, |index, packed| {
-            encode_mxfp4(compute, &queries[index * dim..(index + 1) * dim], packed);
+        compute.pool().run_pieces(&mut buffers.packed_queries, heads * record, |row, packed| {
+            let queries = &queries[row * heads * dim..(row + 1) * heads * dim];
+            for (query, packed) in queries.chunks_exact(dim).zip(packed.chunks_exact_mut(record)) {
+                encode_mxfp4(compute, query, packed);
+            }
         });
         let scale = (1.0 / (dim as f32).sqrt()) * (1.0 / (heads as f32).sqrt());
         buffers.head_weights.iter_mut().for_each(|weight| *weight *= scale);

@@ -124,6 +124,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn xor(self, a: Self::W, b: Self::W) -> Self::W {
+        both!(|a = a, b = b| _mm256_xor_si256(a, b))
+    }
+
+    #[inline(always)]
     fn scales(self, codes: &[u8; LANES]) -> Self::F {
         let codes = op! {
             let codes = _mm_loadu_si128(codes.as_ptr().cast());

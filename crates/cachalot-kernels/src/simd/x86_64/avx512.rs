@@ -95,6 +95,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn xor(self, a: Self::W, b: Self::W) -> Self::W {
+        op!(_mm512_xor_si512(a, b))
+    }
+
+    #[inline(always)]
     fn scales(self, codes: &[u8; LANES]) -> __m512 {
         op! {
             let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.as_ptr().cast()));
