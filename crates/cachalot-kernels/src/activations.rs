@@ -5,9 +5,9 @@ use cachalot_numerics::records;
 use crate::compute::Compute;
 use crate::matrix::GROUP;
 
-/// Values are kept times 2^64, which FP8's decoding (codes times 2^-120) and the scales make up for. It is exact: only
-/// inputs beyond 2^63 would overflow, and products below 2^-190 be lost.
-pub(crate) const PRESCALE: f32 = 18_446_744_073_709_551_616.0;
+/// Values are kept times 2^48, which FP8's decoding (codes times 2^-120), FP4's (codes times up to 2^25) and the scales
+/// make up for. It is exact: only inputs beyond 2^50 would overflow, and sums of a group below 2^-54 lose bits.
+pub(crate) const PRESCALE: f32 = 281_474_976_710_656.0;
 
 /// How the inputs of quantised weights are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -74,7 +74,7 @@ impl Scales<'_> {
         match self {
             Self::Rows(codes) => {
                 let (codes, _) = codes[group * LANES..].as_chunks::<LANES>();
-                simd.mul(simd.scales(&codes[0]), simd.splat(1.0 / PRESCALE))
+                simd.mul(simd.scales(&codes[0]), simd.splat(1.0 / PRESCALE / S::E2M1_UNIT))
             }
             // FP8's numbers come times 2^-120.
             Self::Shared(codes, groups) => {
