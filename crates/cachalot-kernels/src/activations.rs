@@ -5,9 +5,9 @@ use cachalot_numerics::records;
 use crate::compute::Compute;
 use crate::matrix::GROUP;
 
-/// Values are kept times 2^64, which FP8's decoding (codes times 2^-120) and the scales make up for. It is exact: only
-/// inputs beyond 2^63 would overflow, and products below 2^-190 be lost.
-pub(crate) const PRESCALE: f32 = 18_446_744_073_709_551_616.0;
+/// Values are kept times 2^48, which FP8's decoding (codes times 2^-120), FP4's (codes times up to 2^25) and the scales
+/// make up for. It is exact: only inputs beyond 2^50 would overflow, and sums of a group below 2^-54 lose bits.
+pub(crate) const PRESCALE: f32 = 281_474_976_710_656.0;
 
 /// How the inputs of quantised weights are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,17 +25,21 @@ pub enum Treatment {
 pub struct Activations {
     tokens: usize,
     cols: usize,
-    /// `[tokens, groups * 32]`, times [`PRESCALE`], zeros behind the last column.
+    /// `[groups, tokens, 32]`, times [`PRESCALE`], zeros behind the last column. Tokens of a group are neighbours: rows of
+    /// a whole input would lie a multiple of 4 KiB apart, and evict each other from the first-level cache.
     values: Vec<f32>,
-    /// Digits of the integers (base 128, low and high, each -64..=63): `[tokens, groups, 4 blocks, 16]` bytes. A block is
+    /// Digits of the integers (base 128, low and high, each -64..=63): `[groups, tokens, 4 blocks, 16]` bytes. A block is
     /// 8 columns: low digits of the even ones and of the odd ones, then the high digits likewise.
     digits: Vec<i8>,
-    /// Per group: half the integers' unit (FP4 codes are read doubled), `[tokens, groups]`.
+    /// Per group: half the integers' unit (FP4 codes are read doubled), `[groups, tokens]`.
     units: Vec<f32>,
-    /// Per group: 12 times the sum of the integers (FP4 codes are read with 12 added), `[tokens, groups]`.
+    /// Per group: 12 times the sum of the integers (FP4 codes are read with 12 added), `[groups, tokens]`.
     offsets: Vec<i32>,
     integers: bool,
 }
+
+/// From this many values on, all threads prepare them.
+const PARALLEL: usize = 1 << 16;
 
 /// Largest integer that two digits hold with either sign.
 const LARGEST: f32 = 8127.0;
@@ -65,17 +69,25 @@ impl Activations {
         self.tokens = x.len() / cols;
         self.cols = cols;
         self.integers = treatment == Treatment::Int16;
-        let padded = self.padded();
-        self.values.resize(self.tokens * padded, 0.0);
-        compute.pool().run_pieces(&mut self.values, padded, |token, out| {
-            let (values, padding) = out.split_at_mut(cols);
-            values.copy_from_slice(&x[token * cols..(token + 1) * cols]);
-            padding.fill(0.0);
-            if treatment == Treatment::Fp8 {
-                records::round_fp8(out);
+        let tokens = self.tokens;
+        self.values.resize(tokens * self.groups() * GROUP, 0.0);
+        let fill = |group: usize, out: &mut [f32]| {
+            for (out, row) in out.as_chunks_mut::<GROUP>().0.iter_mut().zip(x.chunks_exact(cols)) {
+                let row = &row[group * GROUP..cols.min((group + 1) * GROUP)];
+                out[..row.len()].copy_from_slice(row);
+                out[row.len()..].fill(0.0);
+                if treatment == Treatment::Fp8 {
+                    records::round_fp8(out);
+                }
+                out.iter_mut().for_each(|value| *value *= PRESCALE);
             }
-            out.iter_mut().for_each(|value| *value *= PRESCALE);
-        });
+        };
+        if x.len() < PARALLEL {
+            let groups = self.values.chunks_exact_mut((tokens * GROUP).max(1));
+            groups.enumerate().for_each(|(group, out)| fill(group, out));
+        } else {
+            compute.pool().run_pieces(&mut self.values, tokens * GROUP, fill);
+        }
         if self.integers {
             self.set_integers(x);
         }
@@ -86,12 +98,11 @@ impl Activations {
         self.tokens = tokens.len();
         self.cols = from.cols;
         self.integers = from.integers;
-        let groups = from.groups();
-        gather_rows(&mut self.values, &from.values, tokens, groups * GROUP);
+        gather_rows(&mut self.values, &from.values, from.tokens, tokens, GROUP);
         if self.integers {
-            gather_rows(&mut self.digits, &from.digits, tokens, groups * 64);
-            gather_rows(&mut self.units, &from.units, tokens, groups);
-            gather_rows(&mut self.offsets, &from.offsets, tokens, groups);
+            gather_rows(&mut self.digits, &from.digits, from.tokens, tokens, 2 * GROUP);
+            gather_rows(&mut self.units, &from.units, from.tokens, tokens, 1);
+            gather_rows(&mut self.offsets, &from.offsets, from.tokens, tokens, 1);
         }
     }
 
@@ -102,7 +113,7 @@ impl Activations {
         self.offsets.resize(self.tokens * groups, 0);
         for (token, x) in x.chunks_exact(self.cols).enumerate() {
             for (group, values) in x.chunks(GROUP).enumerate() {
-                let index = token * groups + group;
+                let index = group * self.tokens + token;
                 let digits = &mut self.digits[index * 64..(index + 1) * 64];
                 (self.units[index], self.offsets[index]) = split_group(values, digits);
             }
@@ -113,37 +124,38 @@ impl Activations {
         self.cols.div_ceil(GROUP)
     }
 
-    fn padded(&self) -> usize {
-        self.groups() * GROUP
-    }
-
     /// Whether FP4 weights are to read integers.
     pub(crate) fn integers(&self) -> bool {
         self.integers
     }
 
-    /// The prescaled values of one token.
-    pub(crate) fn values(&self, token: usize) -> &[f32] {
-        &self.values[token * self.padded()..(token + 1) * self.padded()]
+    /// The prescaled values of one group, token by token.
+    pub(crate) fn group(&self, group: usize) -> &[[f32; GROUP]] {
+        let (values, _) = self.values.as_chunks::<GROUP>();
+        &values[group * self.tokens..(group + 1) * self.tokens]
     }
 
-    /// Digits, units and offsets of one token.
-    pub(crate) fn digits(&self, token: usize) -> (&[i8], &[f32], &[i32]) {
-        let groups = token * self.groups()..(token + 1) * self.groups();
-        (&self.digits[groups.start * 64..groups.end * 64], &self.units[groups.clone()], &self.offsets[groups])
+    /// Digits, units and offsets of one group, token by token.
+    pub(crate) fn digits(&self, group: usize) -> (&[[i8; 2 * GROUP]], &[f32], &[i32]) {
+        let range = group * self.tokens..(group + 1) * self.tokens;
+        (&self.digits.as_chunks().0[range.clone()], &self.units[range.clone()], &self.offsets[range])
     }
 }
 
-fn gather_rows<T: Copy>(out: &mut Vec<T>, from: &[T], rows: &[u32], width: usize) {
+/// Copies the tokens `chosen` of each group.
+fn gather_rows<T: Copy>(out: &mut Vec<T>, from: &[T], tokens: usize, chosen: &[u32], width: usize) {
     out.clear();
-    for &row in rows {
-        out.extend_from_slice(&from[row as usize * width..(row as usize + 1) * width]);
+    for group in from.chunks_exact((tokens * width).max(1)) {
+        for &token in chosen {
+            out.extend_from_slice(&group[token as usize * width..(token as usize + 1) * width]);
+        }
     }
 }
 
 /// Splits up to 32 values into digits; returns half the unit and 12 times the sum of the integers.
 fn split_group(values: &[f32], digits: &mut [i8]) -> (f32, i32) {
-    let largest = values.iter().fold(0f32, |max, value| max.max(value.abs()));
+    // Magnitudes order as their bits do, and NaN above all: it must reach the result.
+    let largest = f32::from_bits(values.iter().fold(0, |max, value| max.max(value.to_bits() & 0x7fff_ffff)));
     let unit = largest / LARGEST;
     if unit < f32::MIN_POSITIVE {
         // All zero, or too small to matter beside anything.
@@ -184,5 +196,6 @@ mod tests {
         }
         assert_eq!(offset, 12 * sum);
         assert_eq!(split_group(&[0.0; 5], &mut digits), (0.0, 0));
+        assert!(split_group(&[1.0, f32::NAN], &mut digits).0.is_nan());
     }
 }

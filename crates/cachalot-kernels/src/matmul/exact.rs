@@ -18,8 +18,43 @@ pub(super) trait Decode: Sized {
     /// The scales of a strip.
     fn scales(weight: &Matrix, strip: usize) -> Scales<'_>;
 
-    /// Hands the numbers of a word to `each`, in the order of the columns.
-    fn columns<S: Simd>(simd: S, word: S::W, each: impl FnMut(usize, S::F));
+    /// Hands the numbers of a word to `to`, in the order of the columns.
+    fn columns<S: Simd>(simd: S, word: S::W, to: &mut impl Columns<S>);
+}
+
+/// What is done with decoded numbers. Not a closure: a closure may be left out of line, and would then be compiled
+/// without the kernel's instructions.
+pub(super) trait Columns<S: Simd> {
+    /// The numbers of one column; implementations are `#[inline(always)]`.
+    fn take(&mut self, column: usize, weight: S::F);
+}
+
+/// Adds products to a sum.
+struct Products<'a, S: Simd> {
+    simd: S,
+    x: &'a [f32],
+    sum: S::F,
+}
+
+impl<S: Simd> Columns<S> for Products<'_, S> {
+    #[inline(always)]
+    fn take(&mut self, column: usize, weight: S::F) {
+        self.sum = self.simd.fma(weight, self.simd.splat(self.x[column]), self.sum);
+    }
+}
+
+/// Lays numbers out for several tokens.
+struct Numbers<'a, S: Simd, const N: usize> {
+    simd: S,
+    columns: &'a mut [[[f32; LANES]; N]],
+    strip: usize,
+}
+
+impl<S: Simd, const N: usize> Columns<S> for Numbers<'_, S, N> {
+    #[inline(always)]
+    fn take(&mut self, column: usize, weight: S::F) {
+        self.simd.store(weight, &mut self.columns[column][self.strip]);
+    }
 }
 
 /// The factors of a strip's groups, [`PRESCALE`] taken back.
@@ -39,7 +74,7 @@ impl Scales<'_> {
         match self {
             Self::Rows(codes) => {
                 let (codes, _) = codes[group * LANES..].as_chunks::<LANES>();
-                simd.mul(simd.scales(&codes[0]), simd.splat(1.0 / PRESCALE))
+                simd.mul(simd.scales(&codes[0]), simd.splat(1.0 / PRESCALE / S::E2M1_UNIT))
             }
             // FP8's numbers come times 2^-120.
             Self::Shared(codes, groups) => {
@@ -65,15 +100,15 @@ impl Decode for Fp4 {
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(simd: S, word: S::W, mut each: impl FnMut(usize, S::F)) {
-        each(0, simd.e2m1::<0>(word));
-        each(1, simd.e2m1::<1>(word));
-        each(2, simd.e2m1::<2>(word));
-        each(3, simd.e2m1::<3>(word));
-        each(4, simd.e2m1::<4>(word));
-        each(5, simd.e2m1::<5>(word));
-        each(6, simd.e2m1::<6>(word));
-        each(7, simd.e2m1::<7>(word));
+    fn columns<S: Simd>(simd: S, word: S::W, to: &mut impl Columns<S>) {
+        to.take(0, simd.e2m1::<0>(word));
+        to.take(1, simd.e2m1::<1>(word));
+        to.take(2, simd.e2m1::<2>(word));
+        to.take(3, simd.e2m1::<3>(word));
+        to.take(4, simd.e2m1::<4>(word));
+        to.take(5, simd.e2m1::<5>(word));
+        to.take(6, simd.e2m1::<6>(word));
+        to.take(7, simd.e2m1::<7>(word));
     }
 }
 
@@ -88,11 +123,11 @@ impl Decode for Fp8 {
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(simd: S, word: S::W, mut each: impl FnMut(usize, S::F)) {
-        each(0, simd.e4m3::<0>(word));
-        each(1, simd.e4m3::<1>(word));
-        each(2, simd.e4m3::<2>(word));
-        each(3, simd.e4m3::<3>(word));
+    fn columns<S: Simd>(simd: S, word: S::W, to: &mut impl Columns<S>) {
+        to.take(0, simd.e4m3::<0>(word));
+        to.take(1, simd.e4m3::<1>(word));
+        to.take(2, simd.e4m3::<2>(word));
+        to.take(3, simd.e4m3::<3>(word));
     }
 }
 
@@ -105,9 +140,9 @@ impl Decode for Bf16 {
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(simd: S, word: S::W, mut each: impl FnMut(usize, S::F)) {
-        each(0, simd.bf16::<0>(word));
-        each(1, simd.bf16::<1>(word));
+    fn columns<S: Simd>(simd: S, word: S::W, to: &mut impl Columns<S>) {
+        to.take(0, simd.bf16::<0>(word));
+        to.take(1, simd.bf16::<1>(word));
     }
 }
 
@@ -120,8 +155,8 @@ impl Decode for F32 {
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(simd: S, word: S::W, mut each: impl FnMut(usize, S::F)) {
-        each(0, simd.f32_of(word));
+    fn columns<S: Simd>(simd: S, word: S::W, to: &mut impl Columns<S>) {
+        to.take(0, simd.f32_of(word));
     }
 }
 
@@ -144,30 +179,51 @@ impl<'a, const N: usize> Strips<'a, N> {
 #[inline(always)]
 pub(super) fn run<S: Simd, D: Decode>(simd: S, task: &Task) {
     if task.tokens.len() == 1 {
-        return each_strips::<4>(task, |first, count| match count {
-            4 => one_token::<S, D, 4>(simd, task, first),
-            _ => (first..first + count).for_each(|strip| one_token::<S, D, 1>(simd, task, strip)),
-        });
-    }
-    // As many sums as the registers hold, and a number each of weight and input.
-    if S::WIDE {
-        each_strips::<2>(task, |first, count| match count {
-            2 => many_tokens::<S, D, 2, 12>(simd, task, first),
-            _ => many_tokens::<S, D, 1, 12>(simd, task, first),
-        });
+        run_strips::<S, D, OneToken, 4, 1>(simd, task);
+    } else if S::WIDE {
+        // As many sums as the registers hold, and a number each of weight and input.
+        run_strips::<S, D, ManyTokens, 2, 12>(simd, task);
     } else {
-        each_strips::<1>(task, |first, _| many_tokens::<S, D, 1, 6>(simd, task, first));
+        run_strips::<S, D, ManyTokens, 1, 6>(simd, task);
     }
 }
 
-/// Goes through a task's strips, up to `N` at a time.
+/// A way to compute `N` strips, with up to `T` tokens in registers.
+trait Body {
+    fn strips<S: Simd, D: Decode, const N: usize, const T: usize>(simd: S, task: &Task, first: usize);
+}
+
+/// Goes through a task's strips, `N` at a time, and the last ones two and one at a time.
 #[inline(always)]
-fn each_strips<const N: usize>(task: &Task, mut body: impl FnMut(usize, usize)) {
+fn run_strips<S: Simd, D: Decode, B: Body, const N: usize, const T: usize>(simd: S, task: &Task) {
     let mut first = task.strips.start;
-    while first < task.strips.end {
-        let count = N.min(task.strips.end - first);
-        body(first, count);
-        first += count;
+    while task.strips.end - first >= N {
+        B::strips::<S, D, N, T>(simd, task, first);
+        first += N;
+    }
+    if N > 2 && task.strips.end - first >= 2 {
+        B::strips::<S, D, 2, T>(simd, task, first);
+        first += 2;
+    }
+    if N > 1 && task.strips.end > first {
+        B::strips::<S, D, 1, T>(simd, task, first);
+    }
+}
+
+struct OneToken;
+struct ManyTokens;
+
+impl Body for OneToken {
+    #[inline(always)]
+    fn strips<S: Simd, D: Decode, const N: usize, const T: usize>(simd: S, task: &Task, first: usize) {
+        one_token::<S, D, N>(simd, task, first);
+    }
+}
+
+impl Body for ManyTokens {
+    #[inline(always)]
+    fn strips<S: Simd, D: Decode, const N: usize, const T: usize>(simd: S, task: &Task, first: usize) {
+        many_tokens::<S, D, N, T>(simd, task, first);
     }
 }
 
@@ -176,17 +232,17 @@ fn each_strips<const N: usize>(task: &Task, mut body: impl FnMut(usize, usize)) 
 fn one_token<S: Simd, D: Decode, const N: usize>(simd: S, task: &Task, first: usize) {
     let strips = Strips::<N>::new::<D>(task.job.weight, first);
     let token = task.tokens.start;
-    let (groups, _) = task.job.input.values(token).as_chunks::<GROUP>();
     let mut results = [simd.splat(0.0); N];
-    for (group, x) in groups.iter().enumerate() {
+    for group in 0..task.job.input.groups() {
+        let x = &task.job.input.group(group)[token];
         let mut sums = [simd.splat(0.0); N];
         for word in 0..D::WORDS {
             let x = &x[word * (GROUP / D::WORDS)..];
             for strip in 0..N {
                 let word = simd.load_words(&strips.blocks[strip][group * D::WORDS + word]);
-                D::columns(simd, word, |column, weight| {
-                    sums[strip] = simd.fma(weight, simd.splat(x[column]), sums[strip]);
-                });
+                let mut products = Products { simd, x, sum: sums[strip] };
+                D::columns(simd, word, &mut products);
+                sums[strip] = products.sum;
             }
         }
         for strip in 0..N {
@@ -211,7 +267,7 @@ fn many_tokens<S: Simd, D: Decode, const N: usize, const T: usize>(simd: S, task
             let columns = &mut numbers[word * (GROUP / D::WORDS)..];
             for strip in 0..N {
                 let word = simd.load_words(&strips.blocks[strip][group * D::WORDS + word]);
-                D::columns(simd, word, |column, weight| simd.store(weight, &mut columns[column][strip]));
+                D::columns(simd, word, &mut Numbers { simd, columns: &mut *columns, strip });
             }
         }
         let scales = from_fn(|strip| strips.scales[strip].of(simd, group));
@@ -223,9 +279,15 @@ fn many_tokens<S: Simd, D: Decode, const N: usize, const T: usize>(simd: S, task
             token += if rest >= T {
                 add_group::<S, N, T>(simd, task, group, &numbers, scales, tile(T), results);
                 T
+            } else if T > 8 && rest >= 8 {
+                add_group::<S, N, 8>(simd, task, group, &numbers, scales, tile(8), results);
+                8
             } else if rest >= 4 {
                 add_group::<S, N, 4>(simd, task, group, &numbers, scales, tile(4), results);
                 4
+            } else if rest >= 2 {
+                add_group::<S, N, 2>(simd, task, group, &numbers, scales, tile(2), results);
+                2
             } else {
                 add_group::<S, N, 1>(simd, task, group, &numbers, scales, tile(1), results);
                 1
@@ -250,8 +312,8 @@ fn add_group<S: Simd, const N: usize, const T: usize>(
     tokens: Range<usize>,
     results: &mut [[[f32; LANES]; N]],
 ) {
-    let inputs: [&[f32; GROUP]; T] =
-        from_fn(|tile| &task.job.input.values(tokens.start + tile).as_chunks::<GROUP>().0[group]);
+    let (inputs, _) = task.job.input.group(group)[tokens].as_chunks::<T>();
+    let inputs = &inputs[0];
     let mut sums = [[simd.splat(0.0); N]; T];
     for (column, numbers) in numbers.iter().enumerate() {
         let weights: [S::F; N] = from_fn(|strip| simd.load(&numbers[strip]));

@@ -13,8 +13,6 @@ use crate::simd::{LANES, Simd};
 const DOUBLED: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 /// Words of a group.
 const WORDS: usize = GROUP / 8;
-/// Bytes of a group's digits.
-const DIGITS: usize = 2 * GROUP;
 
 #[inline(always)]
 pub(super) fn run<S: Simd>(simd: S, task: &Task) {
@@ -34,7 +32,7 @@ pub(super) fn run<S: Simd>(simd: S, task: &Task) {
 
 /// The four words of digits that belong to a word of weights: low digits of its even and odd columns, then high ones.
 #[inline(always)]
-fn digit_words<S: Simd>(simd: S, digits: &[i8], word: usize) -> [S::W; 4] {
+fn digit_words<S: Simd>(simd: S, digits: &[i8; 2 * GROUP], word: usize) -> [S::W; 4] {
     let (words, _) = digits[16 * word..].as_chunks::<4>();
     from_fn(|index| simd.splat_word(u32::from_le_bytes(words[index].map(|digit| digit as u8))))
 }
@@ -43,11 +41,12 @@ fn digit_words<S: Simd>(simd: S, digits: &[i8], word: usize) -> [S::W; 4] {
 fn one_token<S: Simd, const N: usize>(simd: S, task: &Task, first: usize) {
     let weight = task.job.weight;
     let token = task.tokens.start;
-    let (digits, units, offsets) = task.job.input.digits(token);
     let blocks: [&[[u8; BLOCK]]; N] = from_fn(|strip| weight.strip(first + strip).as_chunks::<BLOCK>().0);
     let scales: [&[[u8; LANES]]; N] = from_fn(|strip| weight.strip_scales(first + strip).as_chunks::<LANES>().0);
     let mut results = [simd.splat(0.0); N];
-    for (group, digits) in digits.chunks_exact(DIGITS).enumerate() {
+    for group in 0..task.job.input.groups() {
+        let (digits, units, offsets) = task.job.input.digits(group);
+        let digits = &digits[token];
         let mut low = [simd.no_sums(); N];
         let mut high = [simd.no_sums(); N];
         for word in 0..WORDS {
@@ -62,8 +61,8 @@ fn one_token<S: Simd, const N: usize>(simd: S, task: &Task, first: usize) {
             }
         }
         for strip in 0..N {
-            let scale = simd.mul(simd.scales(&scales[strip][group]), simd.splat(units[group]));
-            results[strip] = simd.fma(simd.byte_sums(high[strip], low[strip], offsets[group]), scale, results[strip]);
+            let scale = simd.mul(simd.scales(&scales[strip][group]), simd.splat(units[token]));
+            results[strip] = simd.fma(simd.byte_sums(high[strip], low[strip], offsets[token]), scale, results[strip]);
         }
     }
     for (strip, result) in results.into_iter().enumerate() {
@@ -115,13 +114,12 @@ fn add_group<S: Simd, const T: usize>(
     first: usize,
     results: &mut [[f32; LANES]],
 ) {
-    let inputs: [(&[i8], &[f32], &[i32]); T] = from_fn(|tile| task.job.input.digits(first + tile));
+    let (digits, units, offsets) = task.job.input.digits(group);
     let mut low = [simd.no_sums(); T];
     let mut high = [simd.no_sums(); T];
     for (word, numbers) in numbers.iter().enumerate() {
         let [even, odd] = [simd.load_words(&numbers[0]), simd.load_words(&numbers[1])];
-        for (tile, (digits, ..)) in inputs.iter().enumerate() {
-            let digits = &digits[group * DIGITS..(group + 1) * DIGITS];
+        for (tile, digits) in digits[first..first + T].iter().enumerate() {
             let [even_low, odd_low, even_high, odd_high] = digit_words(simd, digits, word);
             low[tile] = simd.add_byte_products(low[tile], even, even_low);
             low[tile] = simd.add_byte_products(low[tile], odd, odd_low);
@@ -130,9 +128,8 @@ fn add_group<S: Simd, const T: usize>(
         }
     }
     for (tile, result) in results.iter_mut().enumerate().take(T) {
-        let (_, units, offsets) = inputs[tile];
-        let scale = simd.mul(scale, simd.splat(units[group]));
-        let value = simd.fma(simd.byte_sums(high[tile], low[tile], offsets[group]), scale, simd.load(result));
+        let scale = simd.mul(scale, simd.splat(units[first + tile]));
+        let value = simd.fma(simd.byte_sums(high[tile], low[tile], offsets[first + tile]), scale, simd.load(result));
         simd.store(value, result);
     }
 }

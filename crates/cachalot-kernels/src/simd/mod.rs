@@ -59,7 +59,9 @@ pub(crate) trait Simd: Copy {
     fn bf16<const HALF: u32>(self, words: Self::W) -> Self::F;
     /// E4M3 code number `BYTE` (0 to 3) of each word, times 2^-120.
     fn e4m3<const BYTE: i32>(self, words: Self::W) -> Self::F;
-    /// E2M1 code number `NIBBLE` (0 to 7) of each word.
+    /// What [`Simd::e2m1`] multiplies its numbers with, a power of two.
+    const E2M1_UNIT: f32;
+    /// E2M1 code number `NIBBLE` (0 to 7) of each word, times [`Simd::E2M1_UNIT`].
     fn e2m1<const NIBBLE: i32>(self, words: Self::W) -> Self::F;
     /// Looks up each byte's low and high nibble in a table of 16 bytes.
     fn lookup_nibbles(self, words: Self::W, table: &[u8; 16]) -> [Self::W; 2];

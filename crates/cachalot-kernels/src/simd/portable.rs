@@ -22,6 +22,7 @@ impl Simd for Portable {
     type Sums = [i32; LANES];
 
     const WIDE: bool = false;
+    const E2M1_UNIT: f32 = 1.0;
 
     #[inline(always)]
     fn splat(self, value: f32) -> F {

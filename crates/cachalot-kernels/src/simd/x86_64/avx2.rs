@@ -5,6 +5,9 @@ use std::arch::x86_64::*;
 use super::op;
 use crate::simd::{Kernel, LANES, Simd};
 
+/// Twice the value of each E2M1 code as a signed byte.
+const DOUBLED: [u8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, 255, 254, 253, 252, 250, 248, 244];
+
 /// Proves AVX2 and FMA.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
@@ -61,6 +64,8 @@ impl Simd for Avx2 {
     type Sums = [__m256i; 2];
 
     const WIDE: bool = false;
+    // Twice the value as an integer in the uppermost byte.
+    const E2M1_UNIT: f32 = 33_554_432.0;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
@@ -170,14 +175,16 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn e2m1<const NIBBLE: i32>(self, words: Self::W) -> Self::F {
-        both!(|w = words| {
-            let table = _mm256_setr_ps(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0);
-            let index = if NIBBLE == 0 { w } else { _mm256_srl_epi32(w, _mm_cvtsi32_si128(4 * NIBBLE)) };
-            // The permutation looks at three bits of each index only.
-            let magnitude = _mm256_permutevar8x32_ps(table, index);
-            let sign = if NIBBLE == 7 { w } else { _mm256_sll_epi32(w, _mm_cvtsi32_si128(28 - 4 * NIBBLE)) };
-            let sign = _mm256_and_si256(sign, _mm256_set1_epi32(i32::MIN));
-            _mm256_xor_ps(magnitude, _mm256_castsi256_ps(sign))
+        // The compiler sees that the look-up is the same for four nibbles.
+        let looked_up = self.lookup_nibbles(words, &DOUBLED)[(NIBBLE % 2) as usize];
+        both!(|w = looked_up| {
+            let upper = _mm256_set1_epi32(0xff00_0000_u32 as i32);
+            _mm256_cvtepi32_ps(match NIBBLE / 2 {
+                0 => _mm256_slli_epi32::<24>(w),
+                1 => _mm256_and_si256(_mm256_slli_epi32::<16>(w), upper),
+                2 => _mm256_and_si256(_mm256_slli_epi32::<8>(w), upper),
+                _ => _mm256_and_si256(w, upper),
+            })
         })
     }
 

@@ -35,6 +35,7 @@ impl Simd for Avx512 {
     type Sums = __m512i;
 
     const WIDE: bool = true;
+    const E2M1_UNIT: f32 = 1.0;
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
@@ -142,19 +143,23 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn e2m1<const NIBBLE: i32>(self, words: __m512i) -> __m512 {
         op! {
-            let table = _mm512_setr_ps(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0);
-            // The permutation looks at four bits of each index only.
-            let index = match NIBBLE {
+            // BF16 of the 16 codes, twice: the permutation looks at five bits of each index, of which four are the code's.
+            let table = _mm512_broadcast_i64x4(_mm256_setr_epi16(
+                0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
+                -0x8000, -0x4100, -0x4080, -0x4040, -0x4000, -0x3fc0, -0x3f80, -0x3f40,
+            ));
+            let index = match NIBBLE % 4 {
                 0 => words,
-                1 => _mm512_srli_epi32::<4>(words),
-                2 => _mm512_srli_epi32::<8>(words),
-                3 => _mm512_srli_epi32::<12>(words),
-                4 => _mm512_srli_epi32::<16>(words),
-                5 => _mm512_srli_epi32::<20>(words),
-                6 => _mm512_srli_epi32::<24>(words),
-                _ => _mm512_srli_epi32::<28>(words),
+                1 => _mm512_srli_epi16::<4>(words),
+                2 => _mm512_srli_epi16::<8>(words),
+                _ => _mm512_srli_epi16::<12>(words),
             };
-            _mm512_permutexvar_ps(index, table)
+            // One look-up serves a code of the lower and one of the upper half: the compiler sees the same expression.
+            let numbers = _mm512_permutexvar_epi16(index, table);
+            _mm512_castsi512_ps(match NIBBLE / 4 {
+                0 => _mm512_slli_epi32::<16>(numbers),
+                _ => _mm512_and_si512(numbers, _mm512_set1_epi32(0xffff_0000_u32 as i32)),
+            })
         }
     }
 
