@@ -47,7 +47,7 @@ impl LazyExperts {
     /// Experts `0..experts` of layers `0..layers`, named `layers.L.ffn.experts.E`; `budget_bytes` of them are kept.
     pub fn new(checkpoint: Arc<Checkpoint>, layers: usize, experts: usize, budget_bytes: u64) -> Self {
         let kept = Kept { recent: Recent::new(budget_bytes), hits: 0, misses: 0 };
-        Self { checkpoint, layers, experts, readers: Pool::new(READERS), kept: Mutex::new(kept) }
+        Self { checkpoint, layers, experts, readers: Pool::for_reading(READERS), kept: Mutex::new(kept) }
     }
 
     /// What it has done so far.

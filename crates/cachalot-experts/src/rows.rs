@@ -56,7 +56,7 @@ impl CheckpointRows {
         let engram = config.engram.iter().flat_map(|engram| &engram.layer_ids);
         let names = engram.map(|layer| format!("layers.{layer}.engram.embed")).chain(["embed".to_owned()]);
         let tables = names.map(|name| Table::open(&checkpoint, &name)).collect::<Result<_, _>>()?;
-        Ok(Self { checkpoint, tables, readers: Pool::new(READERS), scratch: Mutex::default() })
+        Ok(Self { checkpoint, tables, readers: Pool::for_reading(READERS), scratch: Mutex::default() })
     }
 
     /// Number of tables.
@@ -207,7 +207,7 @@ impl Table {
         match self.weight.dtype {
             Dtype::F8_E4M3 => {
                 for ((out, codes), scale) in out.chunks_mut(BLOCK).zip(codes.chunks(BLOCK)).zip(scales) {
-                    let scale = e8m0(*scale);
+                    let scale = e8m0::decode(*scale);
                     out.iter_mut().zip(codes).for_each(|(out, code)| *out = e4m3::decode(*code) * scale);
                 }
             }

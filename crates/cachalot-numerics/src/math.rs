@@ -21,10 +21,9 @@ pub fn exp(x: f32) -> f32 {
     let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
     // ln 2 in two parts; the first has few enough bits for an exact product.
     let r = (clamped - n * 0.693_359_375) + n * 2.121_944_4e-4;
-    let polynomial = ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r
-        + 0.166_666_65)
-        * r
-        + 0.5;
+    let polynomial =
+        ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r + 0.166_666_65) * r
+            + 0.5;
     let value = (polynomial * (r * r) + r) + 1.0;
     // Two steps, as 2^n may lie outside the normal range.
     let half = (n * 0.5 + ROUND) - ROUND;

@@ -280,9 +280,10 @@ pub enum Rules {
     /// The vendor's request library. Use this.
     #[default]
     Api,
-    /// The encoder that ships with the checkpoints, for comparison: V4 system messages stay in place (2.4); a developer
-    /// message before the last user message is dropped while thinking (2.5); the first message of a prompt, if it is
-    /// the model's, has no header.
+    /// The encoder that ships with the checkpoints, for comparison: V4 system messages stay in place (2.4); reasoning
+    /// after the last user message is shown, and a developer message before it dropped (2.5); a turn of the model that
+    /// follows another or nothing has no header, and nothing follows a last one. Not followed: how it prints tools,
+    /// formats, numbers, images and reminders, and the order of its V4 calls.
     Checkpoint {
         /// Show reasoning only of turns after the last user message (true), or of all turns. A tool on offer shows
         /// all.

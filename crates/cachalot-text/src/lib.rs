@@ -1,7 +1,20 @@
 //! Tokenizer, prompt encoding and output parsing of the DeepSeek V4 family (protocol.md).
 //!
 //! Owns everything between a conversation and token ids, in both directions. It knows nothing of the model: callers
-//! bring `tokenizer.json` and the few numbers of config.json that concern text.
+//! bring `tokenizer.json` and the few numbers of config.json that concern text. Nothing here opens a connection.
+//!
+//! Whose work is whose:
+//!
+//! | step | done by |
+//! |---|---|
+//! | reading `tokenizer.json`, cutting text, decoding | this crate, with Oniguruma (`onig`) for the file's patterns |
+//! | byte-pair merging, the Unicode steps of the Engram map | `tokenizers` |
+//! | HTTP body to conversation | `deepseek-recipe`, after [lenient edits](request) of the body |
+//! | conversation to prompt | `deepseek-recipe-encoding`, then [edits](prompt) for what it lacks |
+//! | output to reasoning, answer and calls | this crate ([`parser`] says why) |
+//!
+//! No type of these libraries appears in the public interface, so each can be replaced. To build them a C compiler is
+//! needed (Oniguruma, and `ring` of a hub client that is never called) and a C++ compiler (`esaxx-rs`).
 #![forbid(unsafe_code)]
 
 pub mod conversation;

@@ -1,7 +1,7 @@
 //! Attention of one layer: query, window and compressed keys, sinks, grouped output (spec sections 3.6 and 3.9).
 
 use cachalot_kernels::{
-    AttentionScratch, Compute, Job, attend, decode_fp8, decode_nvfp4, encode_fp8, matmul, rms_norm, rope,
+    AttentionScratch, Compute, Job, attend, decode_fp8, decode_nvfp4, encode_fp8, matmul, matmul_one, rms_norm, rope,
 };
 use smallvec::SmallVec;
 
@@ -13,6 +13,9 @@ use crate::shared::inputs::{Arithmetic, Inputs};
 
 /// Keys that one task decodes when the keys of a single query are shared out.
 const KEYS_PER_TASK: usize = 32;
+
+/// Multiplications of one query above which its heads are shared out.
+const SHARED_WORK: usize = 1 << 17;
 
 /// Reusable buffers of the attention.
 #[derive(Default)]
@@ -101,7 +104,7 @@ impl Model {
         work.inputs.set(&self.compute, &work.x, config.hidden_size, self.arithmetic);
         let (inputs, buffers) = (&work.inputs, &mut work.attention);
         let mut jobs = SmallVec::<[Job; 5]>::new();
-        let mut push = |weight, input, output| jobs.push(Job { weight, rows: 0..weight.rows(), input, output });
+        let mut push = |weight, input, output| jobs.push(Job::whole(weight, input, output));
         push(&weights.wq_a, inputs.quantised(), sized(&mut buffers.qa, rows * config.q_lora_rank));
         push(&weights.wkv, inputs.quantised(), sized(&mut buffers.kv_raw, rows * config.head_dim));
         if let Some(compressor) = &weights.compressor {
@@ -137,10 +140,10 @@ impl Model {
         let input = buffers.latent.quantised();
         let mut jobs = SmallVec::<[Job; 2]>::new();
         let output = sized(&mut buffers.q, rows * config.num_attention_heads * config.head_dim);
-        jobs.push(Job { weight: &weights.wq_b, rows: 0..weights.wq_b.rows(), input, output });
+        jobs.push(Job::whole(&weights.wq_b, input, output));
         if let Some(indexer) = &weights.indexer {
             let output = sized(&mut work.global.queries, rows * indexer.wq_b.rows());
-            jobs.push(Job { weight: &indexer.wq_b, rows: 0..indexer.wq_b.rows(), input, output });
+            jobs.push(Job::whole(&indexer.wq_b, input, output));
         }
         matmul(&self.compute, &mut jobs);
         drop(jobs);
@@ -198,8 +201,9 @@ impl Model {
         sized(out, q.len());
         let width = heads * dim;
         lanes.resize_with(compute.pool().threads(), Lane::default);
-        if rows.len() > compute.pool().threads() {
-            // Many queries: one task each.
+        let keys_at_most = config.sliding_window + config.index_topk;
+        if rows.len() > compute.pool().threads() || width * keys_at_most < SHARED_WORK {
+            // Many queries, or little work: one task each.
             let q = &*q;
             compute.pool().run_pieces_with(out, width, lanes, |lane, row, out| {
                 let keys = keys_of(row);
@@ -294,8 +298,7 @@ impl Model {
         let mut jobs = SmallVec::<[Job; 16]>::new();
         let outputs = split_pieces(&mut buffers.low_rank, std::iter::repeat_n(rows * rank, groups));
         for (group, (input, output)) in buffers.group_inputs.iter().zip(outputs).enumerate() {
-            let rows = group * rank..(group + 1) * rank;
-            jobs.push(Job { weight: &weights.wo_a, rows, input: input.quantised(), output });
+            jobs.push(Job::new(&weights.wo_a, group * rank..(group + 1) * rank, input.quantised(), output));
         }
         matmul(&self.compute, &mut jobs);
         drop(jobs);
@@ -307,7 +310,6 @@ impl Model {
         }
         buffers.output.set(&self.compute, &buffers.joined, groups * rank, self.arithmetic);
         let output = sized(&mut work.y, rows * config.hidden_size);
-        let input = buffers.output.quantised();
-        matmul(&self.compute, &mut [Job { weight: &weights.wo_b, rows: 0..config.hidden_size, input, output }]);
+        matmul_one(&self.compute, &weights.wo_b, buffers.output.quantised(), output);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use cachalot_kernels::{Activations, Compute, encode_mxfp4, encode_nvfp4, index_scores, matmul_one, rms_norm, rope};
+use cachalot_kernels::{Activations, Compute, IndexQueries, encode_mxfp4, encode_nvfp4, matmul_one, rms_norm, rope};
 use cachalot_numerics::math;
 
 use super::selection::{Candidates, Selection, best_blocks, choose};
@@ -12,6 +12,7 @@ use super::step::{Angles, Row, Segment, Span, Workspace};
 use super::weights::Compressor;
 use super::{Config, Model};
 use crate::shared::buffer::sized;
+use crate::shared::records::RecordPages;
 
 /// Index keys that one task scores when the keys of a single query are shared out: one page of records.
 const KEYS_PER_TASK: usize = 256;
@@ -60,9 +61,10 @@ struct Group {
 
 /// What one worker needs to select for one query.
 #[derive(Default)]
-pub(super) struct Lane {
-    pub scores: Vec<f32>,
-    pub order: Vec<u64>,
+struct Lane {
+    queries: IndexQueries,
+    scores: Vec<f32>,
+    order: Vec<u64>,
 }
 
 /// Buffers of KV source number `source`.
@@ -195,13 +197,18 @@ impl Model {
         let compute = &self.compute;
         let pairs = rotary / 2;
         sized(&mut buffers.packed_queries, work.rows.len() * heads * record);
-        compute.pool().run_pieces(&mut buffers.queries, dim, |index, query| {
-            let row = index / heads * pairs;
-            rope(&mut query[dim - rotary..], &angles.cos[row..row + pairs], &angles.sin[row..row + pairs], false);
+        compute.pool().run_pieces(&mut buffers.queries, heads * dim, |row, queries| {
+            let row = row * pairs..(row + 1) * pairs;
+            for query in queries.chunks_exact_mut(dim) {
+                rope(&mut query[dim - rotary..], &angles.cos[row.clone()], &angles.sin[row.clone()], false);
+            }
         });
         let queries = &buffers.queries;
-        compute.pool().run_pieces(&mut buffers.packed_queries, record, |index, packed| {
-            encode_mxfp4(compute, &queries[index * dim..(index + 1) * dim], packed);
+        compute.pool().run_pieces(&mut buffers.packed_queries, heads * record, |row, packed| {
+            let queries = &queries[row * heads * dim..(row + 1) * heads * dim];
+            for (query, packed) in queries.chunks_exact(dim).zip(packed.chunks_exact_mut(record)) {
+                encode_mxfp4(compute, query, packed);
+            }
         });
         let scale = (1.0 / (dim as f32).sqrt()) * (1.0 / (heads as f32).sqrt());
         buffers.head_weights.iter_mut().for_each(|weight| *weight *= scale);
@@ -260,6 +267,15 @@ struct Chooser<'a> {
 }
 
 impl Chooser<'_> {
+    /// Lays out the row's queries, and room for its scores.
+    fn prepare(&self, row: usize, visible: usize, lane: &mut Lane) {
+        let heads = self.config.index_n_heads;
+        let queries = &self.queries[row * heads * self.record..(row + 1) * heads * self.record];
+        let weights = &self.head_weights[row * heads..(row + 1) * heads];
+        lane.queries.set(queries, weights, self.config.index_head_dim);
+        sized(&mut lane.scores, visible);
+    }
+
     /// Chooses among the first `visible` entries of `global`; `shared` lets the whole pool score them.
     #[allow(clippy::too_many_arguments)]
     fn run(
@@ -273,6 +289,7 @@ impl Chooser<'_> {
         blocks: &mut super::selection::Chosen,
     ) {
         let config = self.config;
+        let (compute, keys) = (self.compute, &global.index_keys);
         let block = config.candidate_block_size;
         let all_blocks = visible.div_ceil(block);
         let publish_all = all_blocks <= config.candidate_topk_blocks;
@@ -286,9 +303,9 @@ impl Chooser<'_> {
                 }
                 return;
             }
-            sized(&mut lane.scores, visible);
+            self.prepare(row, visible, lane);
             for run in adjacent(blocks.ids(), block, visible) {
-                self.score(row, global, run, &mut lane.scores);
+                score(compute, &lane.queries, keys, run.clone(), &mut lane.scores[run]);
             }
             let entries = adjacent(blocks.ids(), block, visible).flatten();
             choose(&lane.scores, entries, config.index_topk, &mut lane.order, chosen);
@@ -296,14 +313,15 @@ impl Chooser<'_> {
         }
         let choose_all = visible <= config.index_topk;
         if !choose_all || (self.publishes && !publish_all) {
-            sized(&mut lane.scores, visible);
+            self.prepare(row, visible, lane);
+            let queries = &lane.queries;
             if shared {
-                self.compute.pool().run_pieces(&mut lane.scores, KEYS_PER_TASK, |task, scores| {
+                compute.pool().run_pieces(&mut lane.scores, KEYS_PER_TASK, |task, scores| {
                     let first = task * KEYS_PER_TASK;
-                    self.score_into(row, global, first..first + scores.len(), scores);
+                    score(compute, queries, keys, first..first + scores.len(), scores);
                 });
             } else {
-                self.score(row, global, 0..visible, &mut lane.scores);
+                score(compute, queries, keys, 0..visible, &mut lane.scores);
             }
         }
         if self.publishes {
@@ -319,20 +337,12 @@ impl Chooser<'_> {
             choose(&lane.scores, 0..visible, config.index_topk, &mut lane.order, chosen);
         }
     }
+}
 
-    /// Scores the entries of `range` into the same range of `scores`.
-    fn score(&self, row: usize, global: &GlobalCache, range: Range<usize>, scores: &mut [f32]) {
-        self.score_into(row, global, range.clone(), &mut scores[range]);
-    }
-
-    fn score_into(&self, row: usize, global: &GlobalCache, range: Range<usize>, out: &mut [f32]) {
-        let (heads, record) = (self.config.index_n_heads, self.record);
-        let queries = &self.queries[row * heads * record..(row + 1) * heads * record];
-        let weights = &self.head_weights[row * heads..(row + 1) * heads];
-        for (first, keys) in global.index_keys.runs(range.start, range.end) {
-            let out = &mut out[first - range.start..][..keys.len() / record];
-            index_scores(self.compute, queries, heads, weights, keys, self.config.index_head_dim, out);
-        }
+/// Scores the entries of `range` into `out`, which begins with the first of them.
+fn score(compute: &Compute, queries: &IndexQueries, keys: &RecordPages, range: Range<usize>, out: &mut [f32]) {
+    for (first, keys, count) in keys.runs(range.start, range.end) {
+        queries.score(compute, keys, &mut out[first - range.start..][..count]);
     }
 }
 

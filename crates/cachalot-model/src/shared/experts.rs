@@ -180,8 +180,8 @@ impl ExpertBuffers {
                     None => (layer.shared[0], layer.shared[1], inputs.quantised()),
                 };
                 if !gate.is_empty() {
-                    jobs.push(Job { weight: w1, rows: 0..width, input, output: gate });
-                    jobs.push(Job { weight: w3, rows: 0..width, input, output: up });
+                    jobs.push(Job::whole(w1, input, gate));
+                    jobs.push(Job::whole(w3, input, up));
                 }
             }
             matmul(compute, &mut jobs);
@@ -210,11 +210,11 @@ impl ExpertBuffers {
         let mut jobs = Jobs::new();
         let outputs = split_pieces(&mut self.output, lengths(hidden).take(groups.len()));
         for ((expert, middle), output) in self.experts.iter().zip(&self.middle).zip(outputs) {
-            jobs.push(Job { weight: &expert.w2, rows: 0..hidden, input: middle.quantised(), output });
+            jobs.push(Job::whole(&expert.w2, middle.quantised(), output));
         }
         if shared_rows > 0 {
             let input = self.middle[groups.len()].quantised();
-            jobs.push(Job { weight: layer.shared[2], rows: 0..hidden, input, output: &mut self.shared });
+            jobs.push(Job::whole(layer.shared[2], input, &mut self.shared));
         }
         matmul(compute, &mut jobs);
         Ok(())

@@ -21,16 +21,6 @@ impl RecordPages {
         Self { record, length: 0, pages: Vec::new() }
     }
 
-    /// Number of records.
-    pub fn len(&self) -> usize {
-        self.length
-    }
-
-    /// Whether there is no record.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
     /// Bytes that the records take, not counting the unused end of the last page.
     pub fn bytes(&self) -> usize {
         self.length * self.record
@@ -54,15 +44,15 @@ impl RecordPages {
         &self.pages[index / PAGE_RECORDS][slot * self.record..(slot + 1) * self.record]
     }
 
-    /// The records from `first` to `end` as contiguous runs of bytes: `(index of the first record, bytes)`.
-    pub fn runs(&self, first: usize, end: usize) -> impl Iterator<Item = (usize, &[u8])> {
+    /// The records from `first` to `end` as contiguous runs: `(index of the first record, bytes, records)`.
+    pub fn runs(&self, first: usize, end: usize) -> impl Iterator<Item = (usize, &[u8], usize)> {
         assert!(end <= self.length);
         let pages = first / PAGE_RECORDS..end.div_ceil(PAGE_RECORDS);
         pages.map(move |page| {
             let start = first.max(page * PAGE_RECORDS);
             let stop = end.min((page + 1) * PAGE_RECORDS);
             let offset = page * PAGE_RECORDS;
-            (start, &self.pages[page][(start - offset) * self.record..(stop - offset) * self.record])
+            (start, &self.pages[page][(start - offset) * self.record..(stop - offset) * self.record], stop - start)
         })
     }
 
@@ -138,10 +128,11 @@ mod tests {
         }
         for (first, end) in [(0, 0), (0, 700), (255, 257), (256, 512), (300, 301), (511, 700)] {
             let mut next = first;
-            for (start, bytes) in pages.runs(first, end) {
+            for (start, bytes, count) in pages.runs(first, end) {
                 assert_eq!(start, next);
                 assert!(bytes.iter().enumerate().all(|(offset, &byte)| byte == (start + offset) as u8));
-                next += bytes.len();
+                assert_eq!(bytes.len(), count);
+                next += count;
             }
             assert_eq!(next, end.max(first));
         }

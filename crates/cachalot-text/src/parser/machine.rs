@@ -430,10 +430,8 @@ impl Machine {
                 _ => self.events.push(Event::Reasoning(text)),
             },
             State::Answer { .. } | State::Json | State::Raw => self.answer(&text),
-            State::BeforeJson { .. } | State::AfterJson => {
-                if !std::mem::replace(&mut self.blanked, true) {
-                    self.answer(" ");
-                }
+            State::BeforeJson { .. } | State::AfterJson if !std::mem::replace(&mut self.blanked, true) => {
+                self.answer(" ");
             }
             State::Body => self.write_arguments(|arguments, _| arguments.body(&text)),
             State::Value => self.write_arguments(|arguments, out| arguments.value_text(&text, out)),

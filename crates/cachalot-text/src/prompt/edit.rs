@@ -63,7 +63,8 @@ pub(super) fn own_turns(fragments: &mut Vec<Fragment>) {
             Fragment::Control(marks::TURN_END) => after_turn = true,
             Fragment::Plain(text) if was_after_turn && text.starts_with("\n\n") => {
                 edited.push(USER);
-                edited.push(Fragment::Plain(text[2..].to_owned()));
+                // Nothing between two such turns: the next one must find the header.
+                edited.extend((text.len() > 2).then(|| Fragment::Plain(text[2..].to_owned())));
             }
             other => edited.push(other),
         }
@@ -140,10 +141,12 @@ fn edits<'c>(family: Family, conversation: &'c Conversation) -> Vec<Edit<'c>> {
             Some(Message::User { task, .. } | Message::Assistant { task, .. }) => *task,
             _ => None,
         };
-        let opens_prompt =
-            conversation.rules != Rules::Api && (0..index).all(|earlier| vendor::is_dropped(conversation, earlier));
+        // The checkpoint's encoder writes the header as part of the message before it, if that is not the model's.
+        let without_header = conversation.rules != Rules::Api
+            && (matches!(earlier.last(), Some(Message::Assistant { .. }))
+                || (0..index).all(|earlier| vendor::is_dropped(conversation, earlier)));
         edits.push(Edit {
-            headless: opens_prompt || previous_task.is_some_and(|task| task != Task::Action),
+            headless: without_header || previous_task.is_some_and(|task| task != Task::Action),
             action_before: previous_task == Some(Task::Action),
             reasoning: (conversation.thinking && index >= first_shown).then(|| reasoning.as_deref().unwrap_or("")),
             title: *task == Some(Task::Title),
@@ -159,13 +162,16 @@ fn first_with_reasoning(family: Family, conversation: &Conversation) -> usize {
         Rules::Api => usize::MAX,
         Rules::Checkpoint { drop_thinking: false } => 0,
         Rules::Checkpoint { drop_thinking: true } => {
-            // V4 counts a turn of tool results as the user's (2.5).
-            let is_user = |message: &Message| match message {
+            // V4 counts a turn of tool results as the user's (2.5), V4.1 a system message that comes last.
+            let messages = &conversation.messages;
+            let is_user = |index: &usize| match messages[*index] {
                 Message::User { .. } | Message::Developer { .. } => true,
                 Message::Tool { .. } => family == Family::V4,
+                Message::System { .. } => family == Family::V41 && index + 1 == messages.len(),
                 _ => false,
             };
-            conversation.messages.iter().rposition(is_user).map_or(0, |last| last + 1)
+            let last = (0..messages.len()).rev().find(is_user);
+            last.map_or(0, |last| last + 1)
         }
     }
 }
@@ -176,10 +182,13 @@ pub(super) fn tail(conversation: &Conversation, fragments: &mut Vec<Fragment>) -
         Some(Message::User { task, .. } | Message::Assistant { task, .. }) => *task,
         _ => None,
     };
+    let unanswered = conversation.rules == Rules::Api
+        || !matches!(conversation.messages.last(), Some(Message::Assistant { prefix: false, .. }));
     match task {
-        None => {}
+        None if unanswered => {}
         Some(Task::Action) => fragments.push(Fragment::Control(Task::Action.spelling())),
-        Some(_) => {
+        // A task that is not `action`; or, in the checkpoint's encoder, nothing to answer.
+        _ => {
             let header = fragments.iter().rposition(|fragment| *fragment == ASSISTANT);
             fragments.truncate(header.ok_or(PromptError::VendorTemplate("a tail"))?);
         }

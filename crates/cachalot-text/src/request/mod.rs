@@ -1,7 +1,7 @@
 //! Requests of the three HTTP APIs to a [`Conversation`] (protocol.md 5.2 to 5.6).
 //!
 //! Owns the conversion of a JSON body; the vendor's library `deepseek-recipe` validates and converts, this module accepts
-//! the common spellings it does not know ([`lenient`]), keeps integers of any size (2.4), and reports parameters as they
+//! the common spellings it does not know (`lenient.rs`), keeps integers of any size (2.4), and reports parameters as they
 //! were given: the vendor's forced values are only defaults here (section 4). Refuses what the vendor refuses, with the
 //! vendor's words. It knows nothing of HTTP, model names or events.
 

@@ -83,4 +83,16 @@ mod tests {
         assert!(matches!(error, TokenizerError::Split { bytes: 12_000_000, .. }), "{error}");
         assert!(matches!(Pattern::new("(["), Err(TokenizerError::Pattern { .. })));
     }
+
+    #[test]
+    fn absurd_patterns_neither_overflow_the_stack_nor_hang() {
+        let nested = format!("{}a{}", "(".repeat(2000), ")".repeat(2000));
+        for pattern in [nested.as_str(), &"(?:a".repeat(1000), &"a{1,9}".repeat(600), r"(a*)*(a*)*b", r"(?<x>a\g<x>?)"]
+        {
+            if let Ok(pattern) = Pattern::new(pattern) {
+                let pieces = split(&[pattern], "aaaaaaaaaaaa").map(|pieces| pieces.concat());
+                assert!(pieces.is_err() || pieces == Ok("aaaaaaaaaaaa".to_owned()));
+            }
+        }
+    }
 }

@@ -129,3 +129,55 @@ fn every_line_of_encode_jsonl() {
     assert_eq!(lines.len(), 265);
     fixtures::report(failures, lines.len());
 }
+
+/// Cases in which the checkpoint's encoder prints something else than our [`Rules::Checkpoint`], by the section that
+/// says so; each stands for both families where both have it.
+const OTHERWISE: [(&str, &[&str]); 8] = [
+    ("2.4 header of a billing system", &["system_billing_header_stripped", "system_empty_dropped"]),
+    ("2.4 tools", &["tools_minimal_definition", "tools_numbers_in_schema", "tools_strict_normalised"]),
+    ("2.4 formats", &["json_object_chat", "json_object_with_system"]),
+    ("2.4 choice", &["tool_choice_required_chat", "tool_choice_named_chat"]),
+    ("2.6 merging and sorting", &["users_merge_with_empty", "tool_calls_parallel_result_order"]),
+    (
+        "2.7 empty arguments, numbers, V4",
+        &[
+            "tool_result_special_text",
+            "tool_result_empty",
+            "tool_result_parts",
+            "tool_args_every_type",
+            "tool_args_empty_object",
+        ],
+    ),
+    (
+        "2.8, 2.9 reminders and prefixes",
+        &["latest_reminder_after_user", "latest_reminder_twice", "prefix_reasoning_only", "prefix_empty_thinking"],
+    ),
+    (
+        "2.10 images, V4",
+        &["image_between_text", "image_only", "image_with_literal_text", "image_in_tool_result", "image_in_system"],
+    ),
+];
+
+#[test]
+fn the_checkpoint_rules_give_the_checkpoint_encoders_prompts() {
+    let (mut failures, mut checked) = (Vec::new(), 0);
+    for (_, line) in fixtures::lines("encode.jsonl").iter().filter(|(_, line)| line["api"] == "chat") {
+        let checkpoint = match line["checkpoint_encoder"].as_str() {
+            Some("same") => &line["prompt"],
+            Some("differs") => &line["checkpoint_prompt"],
+            _ => continue,
+        };
+        let mut conversation = conversation(line).expect("the request converts");
+        conversation.rules = Rules::Checkpoint { drop_thinking: true };
+        let (fragments, _) = render(released(family(line)), &conversation).expect("the conversation renders");
+        let case = line["name"].as_str().and_then(|name| name.split_once('_')).expect("a name").1;
+        let otherwise =
+            line["checkpoint_encoder"] == "differs" && OTHERWISE.iter().any(|(_, cases)| cases.contains(&case));
+        checked += 1;
+        if (flat(&fragments).0 == *checkpoint) == otherwise {
+            failures.push(format!("{}\n  {:?}\n  {checkpoint}", line["name"], flat(&fragments).0));
+        }
+    }
+    assert_eq!(checked, 189);
+    fixtures::report(failures, checked);
+}

@@ -4,5 +4,8 @@ mod encode;
 mod engram;
 mod fixtures;
 mod malformed;
+mod offline;
 mod parse;
+mod prompts;
+mod requests;
 mod tokenize;

@@ -89,6 +89,8 @@ fn arguments_are_json_unless_they_are_cut_short() {
         (one("arguments", text, r#"{"city": "Rome"}"#), r#"{"city": "Rome"}"#),
         (one("input", json, r#""{\"unit\": 1}""#), r#"{"unit": 1}"#),
         (one("input", json, r#"{"town": 1}"#), r#"{"input": {"town": 1}}"#),
+        (one("input", json, r#"{"city": 1, "town": 2}"#), r#"{"input": {"city": 1, "town": 2}}"#),
+        (one("input", json, "{}"), "{}"),
         (one("input", text, "Rome"), r#"{"input": "Rome"}"#),
         (one("other", json, r#"{"city": 1}"#), r#"{"other": {"city": 1}}"#),
         (one("input", json, "1").replace("</D invoke>", more), r#"{"input": 1, "b": "2"}"#),
@@ -186,6 +188,9 @@ fn characters_are_not_split_between_tokens() {
     // The first token of an unfinished character at the end is dropped.
     outcome.add(parser.finish(EngineFinish::Length).events);
     assert_eq!(outcome.content, text);
+    // A control token ends a character for good.
+    let outcome = parse(Family::V41, &answering(), &[ids[0], 128_803, ids[0]], 1, EngineFinish::Stop);
+    assert_eq!(outcome.content, "\u{FFFD}<｜User｜>");
 }
 
 #[test]

@@ -1,0 +1,269 @@
+//! How fast the kernels are, as ratios to what the machine can do, taken in one run.
+//!
+//! Other work on a machine only slows a burst down, so the best of several is the nearest to the truth; bursts of the
+//! kernels and of their ceiling alternate, so that both see the same minutes. Refuses to compare across runs: rates of
+//! two machines, or of one machine on two days, mean nothing side by side.
+#![forbid(unsafe_code)]
+
+mod report;
+mod shapes;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use cachalot_kernels::{Activations, Compute, Format, Isa, Job, Matrix, MatrixError, Treatment, matmul, probe};
+use cachalot_runtime::Pool;
+
+pub use report::{Measurement, Report};
+pub use shapes::{Shape, V41_FLASH, format_name};
+
+/// What to measure, and how long.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads; 0 means all cores.
+    pub threads: usize,
+    /// Bursts of each kernel.
+    pub rounds: usize,
+    /// Weights read in a burst, MiB; far more than the caches hold.
+    pub mebibytes: usize,
+    /// Matrices to measure.
+    pub shapes: Vec<Shape>,
+    /// Only these instruction sets, by name; empty means all but the portable path.
+    pub isas: Vec<String>,
+    /// Tokens of the matrix-matrix products.
+    pub batch: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { threads: 0, rounds: 8, mebibytes: 384, shapes: V41_FLASH.to_vec(), isas: Vec::new(), batch: 64 }
+    }
+}
+
+/// Measures the matrix products.
+///
+/// # Errors
+/// If there is not the memory for [`Options::mebibytes`] of weights.
+pub fn kernels(options: &Options) -> Result<Report, MatrixError> {
+    let pool = Arc::new(if options.threads == 0 { Pool::with_all_cores() } else { Pool::new(options.threads) });
+    let chosen = |isa: &Isa| match &*options.isas {
+        [] => *isa != Isa::PORTABLE,
+        names => names.iter().any(|name| name == isa.name()),
+    };
+    let isas: Vec<Isa> = Isa::available().into_iter().filter(chosen).collect();
+    let bench = Bench { options, pool, isas };
+    let mut report = Report {
+        threads: bench.pool.threads(),
+        isas: bench.isas.iter().map(|isa| isa.name()).collect(),
+        multiply_add_peak: 0.0,
+        read_memory: 0.0,
+        measurements: Vec::new(),
+    };
+    for shape in &options.shapes {
+        bench.vector(shape, &mut report)?;
+    }
+    for shape in options.shapes.iter().filter(|shape| shape.format == Format::Fp4) {
+        bench.batch(shape, &mut report)?;
+    }
+    Ok(report)
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    pool: Arc<Pool>,
+    isas: Vec<Isa>,
+}
+
+/// One kernel under test: how to compute, on what, and the best rate so far.
+struct Contender {
+    compute: Compute,
+    arithmetic: &'static str,
+    input: Activations,
+    best: f64,
+}
+
+impl Bench<'_> {
+    fn contenders(&self, pool: &Arc<Pool>, shape: &Shape, tokens: usize) -> Vec<Contender> {
+        let x: Vec<f32> = (0..tokens * shape.cols).map(|index| (index * 37 % 255) as f32 / 128.0 - 1.0).collect();
+        let mut list = Vec::new();
+        for &isa in &self.isas {
+            let compute = Compute::with_isa(Arc::clone(pool), isa);
+            for (arithmetic, treatment) in [("exact", Treatment::Float32), ("fast", Treatment::Int16)] {
+                if arithmetic == "fast" && shape.format != Format::Fp4 {
+                    continue;
+                }
+                let mut input = Activations::new();
+                input.set(&compute, &x, shape.cols, treatment);
+                list.push(Contender { compute: compute.clone(), arithmetic, input, best: 0.0 });
+            }
+        }
+        list
+    }
+
+    /// Matrix-vector products from memory on all threads, and from cache on one.
+    fn vector(&self, shape: &Shape, report: &mut Report) -> Result<(), MatrixError> {
+        let matrices = matrices(shape, self.options.mebibytes << 20)?;
+        let mut contenders = self.contenders(&self.pool, shape, 1);
+        let mut read = 0.0f64;
+        let reader = contenders.last().map(|last| last.compute.clone());
+        for _ in 0..self.options.rounds {
+            if let Some(reader) = &reader {
+                read = read.max(rate(|| probe::read(reader, &matrices) as f64));
+            }
+            run_all(&mut contenders, &matrices, 1);
+        }
+        report.read_memory = report.read_memory.max(read);
+        record(report, shape, &contenders, 1, "memory", "GB/s", read);
+        drop(matrices);
+
+        // A quarter of a MiB stays in every core's second-level cache.
+        let rows = ((256 << 10) / row_bytes(shape) / 16).clamp(2, shape.rows / 16) * 16;
+        let small = Shape { rows, ..shape.clone() };
+        let small_matrices = matrices_of(&small, 1)?;
+        let one = Arc::new(Pool::new(1));
+        let mut contenders = self.contenders(&one, &small, 1);
+        let mut read = 0.0f64;
+        for _ in 0..self.options.rounds {
+            if let Some(last) = contenders.last() {
+                let compute = last.compute.clone();
+                read = read.max(rate(|| (0..200).map(|_| probe::read(&compute, &small_matrices) as f64).sum()));
+            }
+            run_all(&mut contenders, &small_matrices, 200);
+        }
+        record(report, &small, &contenders, 1, "cache", "GB/s", read);
+        Ok(())
+    }
+
+    /// Matrix-matrix products on all threads.
+    fn batch(&self, shape: &Shape, report: &mut Report) -> Result<(), MatrixError> {
+        let tokens = self.options.batch;
+        let matrices = matrices_of(shape, 4)?;
+        let mut contenders = self.contenders(&self.pool, shape, tokens);
+        let mut peak = 0.0f64;
+        for _ in 0..self.options.rounds {
+            for &isa in &self.isas {
+                let compute = Compute::with_isa(Arc::clone(&self.pool), isa);
+                peak = peak.max(rate(|| probe::multiply_add(&compute, 20_000)));
+            }
+            run_all(&mut contenders, &matrices, 1);
+        }
+        report.multiply_add_peak = report.multiply_add_peak.max(peak);
+        // From bytes of codes to operations: two per weight and token.
+        let bytes: f64 = row_bytes(shape) as f64 * shape.rows as f64;
+        let operations = 2.0 * (shape.rows * shape.cols * tokens) as f64;
+        contenders.iter_mut().for_each(|contender| contender.best *= operations / bytes);
+        record(report, shape, &contenders, tokens, "memory", "Gop/s", peak);
+        Ok(())
+    }
+}
+
+/// Giga-units per second of a burst that returns its units.
+fn rate(burst: impl FnOnce() -> f64) -> f64 {
+    let start = Instant::now();
+    let units = burst();
+    units / start.elapsed().as_secs_f64() / 1e9
+}
+
+/// One burst of each contender.
+fn run_all(contenders: &mut [Contender], matrices: &[Matrix], repeats: usize) {
+    for contender in contenders {
+        let (compute, input) = (&contender.compute, &contender.input);
+        let mut outputs: Vec<Vec<f32>> =
+            matrices.iter().map(|matrix| vec![0.0; matrix.rows() * input.tokens()]).collect();
+        let bytes: usize = matrices.iter().map(|matrix| matrix.rows() * matrix.row_bytes()).sum();
+        let mut jobs: Vec<Job> =
+            matrices.iter().zip(&mut outputs).map(|(matrix, out)| Job::whole(matrix, input, out)).collect();
+        let burst = || {
+            (0..repeats).for_each(|_| matmul(compute, &mut jobs));
+            (bytes * repeats) as f64
+        };
+        contender.best = contender.best.max(rate(burst));
+    }
+}
+
+fn record(
+    report: &mut Report,
+    shape: &Shape,
+    contenders: &[Contender],
+    tokens: usize,
+    weights: &'static str,
+    unit: &'static str,
+    ceiling: f64,
+) {
+    report.measurements.extend(contenders.iter().map(|contender| Measurement {
+        shape: shape.name.to_owned(),
+        format: format_name(shape.format),
+        rows: shape.rows,
+        cols: shape.cols,
+        tokens,
+        weights,
+        isa: contender.compute.isa().name(),
+        arithmetic: contender.arithmetic,
+        rate: contender.best,
+        unit,
+        ratio: contender.best / ceiling,
+    }));
+}
+
+fn row_bytes(shape: &Shape) -> usize {
+    match shape.format {
+        Format::Fp4 => shape.cols / 2,
+        Format::Fp8 { .. } => shape.cols,
+        Format::Bf16 => 2 * shape.cols,
+        Format::F32 => 4 * shape.cols,
+    }
+}
+
+/// As many matrices of this shape as `bytes` hold, at least one.
+fn matrices(shape: &Shape, bytes: usize) -> Result<Vec<Matrix>, MatrixError> {
+    matrices_of(shape, (bytes / (row_bytes(shape) * shape.rows)).max(1))
+}
+
+/// `count` matrices with codes that look random and stand for ordinary numbers in every format.
+fn matrices_of(shape: &Shape, count: usize) -> Result<Vec<Matrix>, MatrixError> {
+    let mut state = 88_172_645_463_325_252u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        // Any four bits are an FP4 number. FP8 and the upper bytes of BF16 and F32 get exponents in the middle of
+        // their range, as almost all weights of a checkpoint have.
+        if shape.format == Format::Fp4 { state } else { state & 0xbfbf_bfbf_bfbf_bfbf | 0x2020_2020_2020_2020 }
+    };
+    let strip: Vec<u8> = (0..2 * row_bytes(shape)).flat_map(|_| next().to_le_bytes()).collect();
+    (0..count)
+        .map(|_| {
+            let mut matrix = Matrix::zeroed(shape.format, shape.rows, shape.cols)?;
+            for row in (0..shape.rows).step_by(16) {
+                let rows = (shape.rows - row).min(16);
+                let loaded = matrix.load_rows(row, &strip[..rows * row_bytes(shape)]);
+                assert_eq!(loaded, Ok(()), "the codes above are numbers");
+            }
+            let scales = vec![120; matrix.released_scales()];
+            if !scales.is_empty() {
+                assert_eq!(matrix.load_scales(&scales), Ok(()), "120 is a scale");
+            }
+            Ok(matrix)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_run_measures_everything_it_names() {
+        let shapes = vec![
+            Shape { name: "small", format: Format::Fp4, rows: 64, cols: 64 },
+            Shape { name: "wide", format: Format::Fp8 { block: [32, 32] }, rows: 32, cols: 128 },
+        ];
+        let options = Options { threads: 2, rounds: 1, mebibytes: 1, shapes, batch: 3, ..Options::default() };
+        let report = kernels(&options).unwrap();
+        // FP4: exact and fast from memory, cache and in a batch; FP8: exact from memory and cache.
+        assert_eq!(report.measurements.len(), report.isas.len() * (6 + 2));
+        assert!(report.measurements.iter().all(|m| m.rate > 0.0 && m.ratio > 0.0));
+        assert!(report.to_string().contains("small"));
+        assert!(serde_json::to_string(&report).unwrap().contains("\"arithmetic\":\"exact\""));
+    }
+}

@@ -1,0 +1,271 @@
+//! Weights in released precision, in the kernels' order.
+//!
+//! Rows are taken 16 at a time: a *strip*. Within a strip the released bytes are cut in words of 4 bytes along the
+//! columns (8 FP4, 4 FP8, 2 BF16 or 1 F32 number), and the 16 rows' words lie side by side: one vector load gives every
+//! lane the next columns of its own row. No bit of a weight is changed; missing rows and columns of the last strip and
+//! the last group of 32 columns are zeros.
+
+use cachalot_numerics::{e4m3, e8m0};
+
+use crate::simd::LANES;
+
+/// Columns that are summed before their scale is applied.
+pub(crate) const GROUP: usize = 32;
+
+/// Bytes of one word of each lane.
+pub(crate) const BLOCK: usize = 4 * LANES;
+
+/// How numbers are stored (spec V4.1 section 2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// E2M1, two to a byte, with an E8M0 scale per row and 32 columns.
+    Fp4,
+    /// E4M3 with an E8M0 scale per block of rows and columns; both a multiple of 32.
+    Fp8 {
+        /// Rows and columns that share a scale.
+        block: [usize; 2],
+    },
+    /// BF16 without scales.
+    Bf16,
+    /// Float32 without scales.
+    F32,
+}
+
+impl Format {
+    /// Numbers in a word of 4 bytes.
+    pub(crate) fn per_word(self) -> usize {
+        match self {
+            Self::Fp4 => 8,
+            Self::Fp8 { .. } => 4,
+            Self::Bf16 => 2,
+            Self::F32 => 1,
+        }
+    }
+}
+
+/// `[rows, cols]` weights.
+pub struct Matrix {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    /// Strip by strip, word by word, row by row.
+    codes: Vec<u8>,
+    /// FP4: strip by strip, group by group, row by row. FP8: as released.
+    scales: Vec<u8>,
+}
+
+/// Why there can be no such matrix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MatrixError {
+    /// More bytes than can be addressed or allocated.
+    #[error("a matrix of {rows} x {cols} does not fit in memory")]
+    TooLarge {
+        /// Rows asked for.
+        rows: usize,
+        /// Columns asked for.
+        cols: usize,
+    },
+    /// Scale blocks that the kernels do not know.
+    #[error("scale blocks of {block:?} are not known; both sides must be multiples of 32")]
+    Block {
+        /// The block's rows and columns.
+        block: [usize; 2],
+    },
+}
+
+/// A code that stands for no number: the file is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("code {code:#04x} at element {index} stands for no number")]
+pub struct BadCode {
+    /// The byte.
+    pub code: u8,
+    /// Its index among the elements given.
+    pub index: usize,
+}
+
+impl Matrix {
+    /// A matrix of zeros: the one allocation of its life.
+    ///
+    /// # Errors
+    /// If it cannot be allocated, or its blocks are not known.
+    pub fn zeroed(format: Format, rows: usize, cols: usize) -> Result<Self, MatrixError> {
+        let too_large = MatrixError::TooLarge { rows, cols };
+        let groups = cols.div_ceil(GROUP);
+        let strips = rows.div_ceil(LANES);
+        let words = groups * (GROUP / format.per_word());
+        let codes = strips.checked_mul(words).and_then(|words| words.checked_mul(BLOCK));
+        let scales = match format {
+            Format::Fp4 => strips.checked_mul(groups).and_then(|groups| groups.checked_mul(LANES)),
+            Format::Fp8 { block: [r, c] } if r == 0 || c == 0 || r % GROUP != 0 || c % GROUP != 0 => {
+                return Err(MatrixError::Block { block: [r, c] });
+            }
+            Format::Fp8 { block: [r, c] } => Some(rows.div_ceil(r) * cols.div_ceil(c)),
+            Format::Bf16 | Format::F32 => Some(0),
+        };
+        let (Some(codes), Some(scales)) = (codes, scales) else { return Err(too_large) };
+        let zeros = |length: usize| {
+            let mut bytes = Vec::new();
+            bytes.try_reserve_exact(length).map_err(|_| too_large.clone())?;
+            bytes.resize(length, 0);
+            Ok(bytes)
+        };
+        Ok(Self { format, rows, cols, codes: zeros(codes)?, scales: zeros(scales)? })
+    }
+
+    /// Rows, the length of the output.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns, the length of the input.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// How its numbers are stored.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.codes.len() + self.scales.len()
+    }
+
+    /// Bytes of one row in the released layout.
+    pub fn row_bytes(&self) -> usize {
+        (self.cols * 4).div_ceil(self.format.per_word())
+    }
+
+    /// Takes over whole rows in the released row-major layout, from `first_row` (a multiple of 16) on.
+    ///
+    /// # Errors
+    /// If an FP8 code stands for no number; the index counts from `raw`'s start.
+    ///
+    /// # Panics
+    /// If `first_row` is no multiple of 16, or `raw` is not whole rows of this matrix.
+    pub fn load_rows(&mut self, first_row: usize, raw: &[u8]) -> Result<(), BadCode> {
+        let row_bytes = self.row_bytes();
+        let count = raw.len() / row_bytes.max(1);
+        assert!(first_row.is_multiple_of(LANES) && raw.len() == count * row_bytes, "whole rows from a strip's start");
+        assert!(first_row + count <= self.rows, "rows {first_row} + {count} of {}", self.rows);
+        if matches!(self.format, Format::Fp8 { .. }) {
+            if let Some(index) = raw.iter().position(|&code| e4m3::is_nan(code)) {
+                return Err(BadCode { code: raw[index], index });
+            }
+        }
+        let strip_bytes = self.strip_bytes();
+        let strips = self.codes[first_row / LANES * strip_bytes..].chunks_exact_mut(strip_bytes.max(1));
+        for (strip, rows) in strips.zip(raw.chunks(LANES * row_bytes)) {
+            for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
+                let (words, rest) = row.as_chunks::<4>();
+                let mut blocks = strip.chunks_exact_mut(BLOCK);
+                for (word, block) in words.iter().zip(&mut blocks) {
+                    block[4 * lane..4 * lane + 4].copy_from_slice(word);
+                }
+                if let (Some(block), false) = (blocks.next(), rest.is_empty()) {
+                    block[4 * lane..4 * lane + rest.len()].copy_from_slice(rest);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over all scales in the released layout.
+    ///
+    /// # Errors
+    /// If a scale stands for no number.
+    ///
+    /// # Panics
+    /// If `raw` has another length than the matrix has scales.
+    pub fn load_scales(&mut self, raw: &[u8]) -> Result<(), BadCode> {
+        assert_eq!(raw.len(), self.released_scales(), "scales of a {} x {} matrix", self.rows, self.cols);
+        if let Some(index) = raw.iter().position(|&code| code == e8m0::NAN) {
+            return Err(BadCode { code: e8m0::NAN, index });
+        }
+        if self.format != Format::Fp4 {
+            self.scales.copy_from_slice(raw);
+            return Ok(());
+        }
+        let groups = self.groups();
+        for (row, scales) in raw.chunks_exact(groups.max(1)).enumerate() {
+            let strip = row / LANES * groups * LANES + row % LANES;
+            for (group, &scale) in scales.iter().enumerate() {
+                self.scales[strip + group * LANES] = scale;
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of scales in the released layout.
+    pub fn released_scales(&self) -> usize {
+        match self.format {
+            Format::Fp4 => self.rows * self.groups(),
+            _ => self.scales.len(),
+        }
+    }
+
+    /// All packed codes.
+    pub(crate) fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// Groups of 32 columns.
+    pub(crate) fn groups(&self) -> usize {
+        self.cols.div_ceil(GROUP)
+    }
+
+    fn strip_bytes(&self) -> usize {
+        self.groups() * GROUP / self.format.per_word() * BLOCK
+    }
+
+    /// The codes of one strip: `[groups][words of a group][16 rows]` words.
+    pub(crate) fn strip(&self, strip: usize) -> &[u8] {
+        let bytes = self.strip_bytes();
+        &self.codes[strip * bytes..(strip + 1) * bytes]
+    }
+
+    /// FP4: the scales of one strip, `[groups][16 rows]`.
+    pub(crate) fn strip_scales(&self, strip: usize) -> &[u8] {
+        let count = self.groups() * LANES;
+        &self.scales[strip * count..(strip + 1) * count]
+    }
+
+    /// FP8: the scales that one strip's rows share, and how many groups share each.
+    pub(crate) fn row_of_scales(&self, strip: usize, block: [usize; 2]) -> (&[u8], usize) {
+        let columns = self.cols.div_ceil(block[1]);
+        let row = strip * LANES / block[0];
+        (&self.scales[row * columns..(row + 1) * columns], block[1] / GROUP)
+    }
+}
+
+impl std::fmt::Debug for Matrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Matrix({:?}, {} x {})", self.format, self.rows, self.cols)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_trusted() {
+        let mut matrix = Matrix::zeroed(Format::Fp8 { block: [32, 32] }, 32, 64).unwrap();
+        let mut raw = vec![0x38; 32 * 64];
+        raw[70] = 0xff;
+        assert_eq!(matrix.load_rows(0, &raw), Err(BadCode { code: 0xff, index: 70 }));
+        assert_eq!(matrix.load_scales(&[127, 255]), Err(BadCode { code: 255, index: 1 }));
+        assert!(Matrix::zeroed(Format::F32, usize::MAX / 2, 64).is_err());
+        assert!(Matrix::zeroed(Format::F32, 1 << 40, 1 << 40).is_err());
+        assert!(Matrix::zeroed(Format::Fp8 { block: [0, 32] }, 32, 32).is_err());
+    }
+
+    #[test]
+    fn a_matrix_takes_the_bytes_of_its_file() {
+        let w1 = Matrix::zeroed(Format::Fp4, 2304, 5120).unwrap();
+        assert_eq!(w1.bytes(), 2304 * 2560 + 2304 * 160);
+        let wkv = Matrix::zeroed(Format::Fp8 { block: [32, 32] }, 512, 5120).unwrap();
+        assert_eq!(wkv.bytes(), 512 * 5120 + 16 * 160);
+    }
+}
