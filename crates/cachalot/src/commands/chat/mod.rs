@@ -48,7 +48,7 @@ pub struct ChatArgs {
 pub fn chat(args: &ChatArgs) -> anyhow::Result<ExitCode> {
     let options = args.text.turn_options(&args.sampling, None);
     options.sampling.validate()?;
-    let engine = Arc::new(open::model(&args.model, &args.engine)?);
+    let engine = Arc::new(open::model(&args.model, &args.engine, false)?);
     let mut talk = Talk::new(engine, args.text.conversation(args.model.thinks()), options);
     let interactive = std::io::IsTerminal::is_terminal(&std::io::stdin());
     let mut lines = lines::open()?;

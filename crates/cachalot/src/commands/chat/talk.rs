@@ -180,12 +180,13 @@ impl Talk {
         );
         let experts = self.engine.expert_stats();
         eprintln!(
-            "experts: {} found in memory, {} read, {} kept in {:.1} MB; {} threads",
+            "experts: {} found in memory, {} read, {} kept in {:.1} MB; {} threads, {}",
             experts.hits,
             experts.misses,
             experts.kept,
             experts.kept_bytes as f64 / 1e6,
-            self.engine.threads()
+            self.engine.threads(),
+            self.engine.instruction_set()
         );
     }
 }
