@@ -19,9 +19,6 @@ use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 /// The tokenizer's file.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
-/// Context in tokens where none is asked for. A prompt that needs more is refused with the numbers.
-pub const DEFAULT_CONTEXT: usize = 32_768;
-
 /// Routed experts kept in memory where nothing else is asked for, in bytes: everything of a small model, and a part of
 /// the released one that leaves a machine of 32 GB its room.
 pub const DEFAULT_EXPERT_CACHE: u64 = 8 << 30;
@@ -33,7 +30,7 @@ pub struct EngineOptions {
     pub arithmetic: Arithmetic,
     /// Threads that compute; all cores if absent.
     pub threads: Option<usize>,
-    /// Most tokens of a sequence; lowered to what the model goes up to.
+    /// Most tokens of a sequence; what the model goes up to if absent, and never more.
     pub context: Option<usize>,
     /// Bytes of routed experts kept in memory.
     pub expert_cache: u64,
@@ -139,7 +136,8 @@ impl Engine {
             loading.done += bytes as u64;
             progress(loading);
         })?;
-        let context = options.context.unwrap_or(DEFAULT_CONTEXT).min(config.max_position_embeddings);
+        let limit = config.max_position_embeddings;
+        let context = options.context.map_or(limit, |context| context.min(limit));
         let (abilities, label) = (checkpoint.abilities(), checkpoint.label().to_owned());
         Ok(Self { model, tokenizer, experts, abilities, label, context, threads })
     }

@@ -1,0 +1,6 @@
+//! One file per command.
+
+pub mod chat;
+pub mod forward;
+pub mod inspect;
+pub mod run;
