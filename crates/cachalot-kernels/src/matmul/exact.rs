@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use cachalot_numerics::e8m0;
 
-use super::{TOKENS, Task};
+use super::{AHEAD, TOKENS, Task};
 use crate::activations::PRESCALE;
 use crate::matrix::{BLOCK, Format, GROUP, Matrix};
 use crate::simd::{LANES, Simd};
@@ -239,6 +239,8 @@ fn one_token<S: Simd, D: Decode, const N: usize>(simd: S, task: &Task, first: us
         for word in 0..D::WORDS {
             let x = &x[word * (GROUP / D::WORDS)..];
             for strip in 0..N {
+                let blocks = strips.blocks[strip].as_ptr();
+                simd.prefetch(blocks.wrapping_add(group * D::WORDS + word + AHEAD).cast());
                 let word = simd.load_words(&strips.blocks[strip][group * D::WORDS + word]);
                 let mut products = Products { simd, x, sum: sums[strip] };
                 D::columns(simd, word, &mut products);

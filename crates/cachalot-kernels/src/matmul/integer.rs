@@ -5,7 +5,7 @@
 
 use std::array::from_fn;
 
-use super::Task;
+use super::{AHEAD, Task};
 use crate::matrix::{BLOCK, GROUP};
 use crate::simd::{LANES, Simd};
 
@@ -52,6 +52,7 @@ fn one_token<S: Simd, const N: usize>(simd: S, task: &Task, first: usize) {
         for word in 0..WORDS {
             let [even_low, odd_low, even_high, odd_high] = digit_words(simd, digits, word);
             for strip in 0..N {
+                simd.prefetch(blocks[strip].as_ptr().wrapping_add(group * WORDS + word + AHEAD).cast());
                 let codes = simd.load_words(&blocks[strip][group * WORDS + word]);
                 let [even, odd] = simd.lookup_nibbles(codes, &DOUBLED);
                 low[strip] = simd.add_byte_products(low[strip], even, even_low);
