@@ -202,9 +202,9 @@ impl Matrix {
         }
     }
 
-    /// All packed codes.
-    pub(crate) fn codes(&self) -> &[u8] {
-        self.codes.as_slice()
+    /// All packed codes, and all packed scales.
+    pub(crate) fn parts(&self) -> [&[u8]; 2] {
+        [self.codes.as_slice(), self.scales.as_slice()]
     }
 
     /// Groups of 32 columns.
