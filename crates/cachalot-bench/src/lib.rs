@@ -117,7 +117,7 @@ impl Bench<'_> {
         drop(matrices);
 
         // A quarter of a MiB stays in every core's second-level cache.
-        let rows = ((256 << 10) / row_bytes(shape) / 16).clamp(2, shape.rows / 16) * 16;
+        let rows = ((256 << 10) / row_bytes(shape) / 16).max(4).min(shape.rows / 16) * 16;
         let small = Shape { rows, ..shape.clone() };
         let small_matrices = matrices_of(&small, 1)?;
         let one = Arc::new(Pool::new(1));
@@ -148,8 +148,8 @@ impl Bench<'_> {
             run_all(&mut contenders, &matrices, 1);
         }
         report.multiply_add_peak = report.multiply_add_peak.max(peak);
-        // From bytes of codes to operations: two per weight and token.
-        let bytes: f64 = row_bytes(shape) as f64 * shape.rows as f64;
+        // From bytes of weights to operations: two per weight and token.
+        let bytes = matrices[0].bytes() as f64;
         let operations = 2.0 * (shape.rows * shape.cols * tokens) as f64;
         contenders.iter_mut().for_each(|contender| contender.best *= operations / bytes);
         record(report, shape, &contenders, tokens, "memory", "Gop/s", peak);
@@ -170,7 +170,7 @@ fn run_all(contenders: &mut [Contender], matrices: &[Matrix], repeats: usize) {
         let (compute, input) = (&contender.compute, &contender.input);
         let mut outputs: Vec<Vec<f32>> =
             matrices.iter().map(|matrix| vec![0.0; matrix.rows() * input.tokens()]).collect();
-        let bytes: usize = matrices.iter().map(|matrix| matrix.rows() * matrix.row_bytes()).sum();
+        let bytes: usize = matrices.iter().map(Matrix::bytes).sum();
         let mut jobs: Vec<Job> =
             matrices.iter().zip(&mut outputs).map(|(matrix, out)| Job::whole(matrix, input, out)).collect();
         let burst = || {

@@ -23,7 +23,7 @@ pub struct Measurement {
     pub isa: &'static str,
     /// `exact` or `fast`.
     pub arithmetic: &'static str,
-    /// `GB/s` of packed codes, or `Gop/s`, two for a multiply-add.
+    /// `GB/s` of weights, scales included, or `Gop/s`, two for a multiply-add.
     pub rate: f64,
     /// Its unit.
     pub unit: &'static str,

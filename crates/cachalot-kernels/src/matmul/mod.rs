@@ -18,6 +18,8 @@ use crate::simd::{Kernel, LANES, Simd};
 
 /// Tokens that one task computes; their sums lie on its stack.
 const TOKENS: usize = 64;
+/// Lines of 64 bytes that a strip's weights are asked for ahead of their use.
+const AHEAD: usize = 24;
 /// Strips that one task computes.
 const STRIPS: usize = 4;
 
