@@ -173,8 +173,12 @@ pub fn turn(
     let default_limit = defaults(family, mode).max_tokens;
     let max_tokens = output_limit(options.sampling.max_tokens, default_limit, prompt.ids.len(), engine.context())?;
     let sampling = options.sampling.resolve(family, mode);
-    let request =
-        Request { sampling: sampling.clone(), max_tokens, prefill: options.prefill, top_logprobs: options.top_logprobs };
+    let request = Request {
+        sampling: sampling.clone(),
+        max_tokens,
+        prefill: options.prefill,
+        top_logprobs: options.top_logprobs,
+    };
     let mut parser_options = ParserOptions::new(conversation, &prompt);
     parser_options.stop.clone_from(&options.stop);
     let mut parser = OutputParser::new(tokenizer, parser_options);

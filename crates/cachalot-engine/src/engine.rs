@@ -93,6 +93,7 @@ pub struct Engine {
     label: String,
     context: usize,
     threads: usize,
+    isa: &'static str,
 }
 
 impl Engine {
@@ -121,13 +122,15 @@ impl Engine {
         };
         let pool = options.threads.map_or_else(Pool::with_all_cores, |threads| Pool::new(threads.max(1)));
         let threads = pool.threads();
+        let compute = Compute::new(Arc::new(pool));
+        let isa = compute.isa().name();
         let (layers, count) = (config.num_hidden_layers, config.n_routed_experts);
         let experts = Arc::new(LazyExperts::new(Arc::clone(&checkpoint), layers, count, options.expert_cache));
         let parts = Parts {
             classes,
             experts: Arc::clone(&experts) as _,
             rows: Arc::new(CheckpointRows::new(Arc::clone(&checkpoint), config)?),
-            compute: Compute::new(Arc::new(pool)),
+            compute,
             arithmetic: options.arithmetic,
         };
         let mut loading = Loading { done: 0, total: Inspection::of(&checkpoint).memory.resident_bytes };
@@ -139,7 +142,7 @@ impl Engine {
         let limit = config.max_position_embeddings;
         let context = options.context.map_or(limit, |context| context.min(limit));
         let (abilities, label) = (checkpoint.abilities(), checkpoint.label().to_owned());
-        Ok(Self { model, tokenizer, experts, abilities, label, context, threads })
+        Ok(Self { model, tokenizer, experts, abilities, label, context, threads, isa })
     }
 
     /// The model.
@@ -175,6 +178,11 @@ impl Engine {
     /// Threads that compute.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// The instruction set that computes.
+    pub fn instruction_set(&self) -> &'static str {
+        self.isa
     }
 
     /// What became of the routed experts that were asked for.

@@ -120,7 +120,9 @@ pub enum GenerateError {
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// A prompt longer than the context.
-    #[error("the prompt has {prompt} tokens, but the context holds {context}, of which one at least must be left for the answer: shorten it, or ask for a larger context (the model goes up to {limit})")]
+    #[error(
+        "the prompt has {prompt} tokens, but the context holds {context}, of which one at least must be left for the answer: shorten it, or ask for a larger context (the model goes up to {limit})"
+    )]
     PromptTooLong {
         /// Tokens of the prompt.
         prompt: usize,
@@ -154,7 +156,14 @@ impl Session {
     /// A session without tokens.
     pub fn new(engine: Arc<Engine>) -> Self {
         let sequence = engine.model().sequence();
-        Self { engine, work: Workspace::new(), sequence, tokens: Vec::new(), snapshots: Vec::new(), prefill: Prefill::Exact }
+        Self {
+            engine,
+            work: Workspace::new(),
+            sequence,
+            tokens: Vec::new(),
+            snapshots: Vec::new(),
+            prefill: Prefill::Exact,
+        }
     }
 
     /// The engine that it runs on.
@@ -304,7 +313,8 @@ impl Session {
             let engine = Arc::clone(&self.engine);
             let rest = &prompt[first..];
             let mut progress = |done: usize| report(first + done);
-            match engine.model().prefill_replay(&mut self.work, &mut self.sequence, rest, PREFILL_CHUNK, &mut progress) {
+            match engine.model().prefill_replay(&mut self.work, &mut self.sequence, rest, PREFILL_CHUNK, &mut progress)
+            {
                 Ok(_) => {}
                 Err(StepError::Cancelled) => return Ok(false),
                 Err(error) => return Err(error.into()),

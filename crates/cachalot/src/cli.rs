@@ -4,7 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{chat::ChatArgs, forward::ForwardArgs, inspect::InspectArgs, run::RunArgs};
+use crate::commands::{
+    bench::{BenchArgs, What},
+    chat::ChatArgs,
+    forward::ForwardArgs,
+    inspect::InspectArgs,
+    run::RunArgs,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -14,6 +20,7 @@ Examples:
   git diff | cachalot run --model DIR \"Review this:\"  so is what is piped in
   cachalot chat --model DIR                           a conversation
   cachalot inspect DIR                                what the checkpoint holds
+  cachalot bench kernels                              how fast this machine is, and how fast it could be
   cachalot completions bash > cachalot.bash           completions for a shell
 
 Standard output carries only the answer; reasoning, progress and figures go to standard error.
@@ -41,6 +48,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Compute logits and internal choices of token ids, for whoever checks the engine
     Forward(ForwardArgs),
+    /// Measure this machine's speed at what dominates
+    Bench(BenchArgs),
     /// Print completions for a shell
     Completions {
         /// Shell to write for
@@ -83,7 +92,7 @@ pub struct EngineArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
-    /// Most tokens of prompt and answer together; what the model goes up to if not given
+    /// Most tokens of prompt and answer together; what the model goes up to if not given, and never more
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     pub context: Option<u32>,
 
@@ -120,6 +129,9 @@ impl Command {
         match self {
             Self::Run(args) => args.json,
             Self::Inspect(args) => args.json,
+            Self::Bench(args) => match &args.what {
+                What::Kernels(args) => args.json,
+            },
             Self::Chat(_) | Self::Forward(_) | Self::Completions { .. } => false,
         }
     }

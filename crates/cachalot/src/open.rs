@@ -22,16 +22,18 @@ pub fn directory(path: &Path, args: &EngineArgs, arithmetic: Arithmetic) -> anyh
         .with_context(|| format!("cannot run the model in {}", path.display()))
 }
 
-/// Opens the model that was asked for, or the one that ships.
+/// Opens the model that was asked for, or the one that ships; says so unless `quiet`.
 ///
 /// # Errors
 /// As [`directory`].
-pub fn model(model: &ModelArgs, args: &EngineArgs) -> anyhow::Result<Engine> {
+pub fn model(model: &ModelArgs, args: &EngineArgs, quiet: bool) -> anyhow::Result<Engine> {
     let arithmetic = args.arithmetic.unwrap_or(Arithmetic::Fast);
     match &model.model {
         Some(path) => directory(path, args, arithmetic),
         None => {
-            eprintln!("{}", builtin::NOTE);
+            if !quiet {
+                eprintln!("{}", builtin::NOTE);
+            }
             open(Arc::new(builtin::nano()), args, arithmetic)
         }
     }
@@ -59,9 +61,5 @@ fn open(files: Arc<dyn Files>, args: &EngineArgs, arithmetic: Arithmetic) -> any
     let bar = Bar::bytes("loading");
     let engine = Engine::open(files, &options, &mut |loading| bar.set(loading.done, loading.total));
     bar.clear();
-    let engine = engine?;
-    if let Some(asked) = options.context.filter(|asked| *asked > engine.context()) {
-        eprintln!("--context {asked} is more than the model's {}; using that", engine.context());
-    }
-    Ok(engine)
+    Ok(engine?)
 }

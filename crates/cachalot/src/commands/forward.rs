@@ -1,6 +1,8 @@
 //! `cachalot forward`: logits and internal choices of token ids, as a safetensors file. A stable contract: programs
 //! that compare engines read it.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -77,11 +79,13 @@ pub fn forward(args: &ForwardArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn read_ids(path: &Path) -> anyhow::Result<Vec<u32>> {
-    let length = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
-    if length > MAX_IDS_BYTES {
-        bail!("{} has {length} bytes; at most {MAX_IDS_BYTES} are read", path.display());
+    let cannot_read = || format!("cannot read {}", path.display());
+    let file = File::open(path).with_context(cannot_read)?;
+    let mut text = Vec::new();
+    file.take(MAX_IDS_BYTES + 1).read_to_end(&mut text).with_context(cannot_read)?;
+    if text.len() as u64 > MAX_IDS_BYTES {
+        bail!("{} has more than {MAX_IDS_BYTES} bytes", path.display());
     }
-    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let ids: Vec<u32> =
         serde_json::from_slice(&text).with_context(|| format!("{} is not a JSON list of token ids", path.display()))?;
     if ids.is_empty() {

@@ -64,7 +64,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let question = prompt::gather(&args.prompt, &args.file)?;
     let options = args.text.turn_options(&args.sampling, args.logprobs.map(usize::from));
     options.sampling.validate()?;
-    let engine = Arc::new(open::model(&args.model, &args.engine)?);
+    let engine = Arc::new(open::model(&args.model, &args.engine, args.json)?);
     let mut conversation = args.text.conversation(args.model.thinks());
     conversation.messages.push(Message::user(question));
     let mut session = Session::new(Arc::clone(&engine));
