@@ -1,7 +1,7 @@
 //! How fast the kernels are, as ratios to what the machine can do, taken in one run.
 //!
-//! Other work on a machine only slows a burst down, so the best of several is the nearest to the truth; bursts of the
-//! kernels and of their ceiling alternate, so that both see the same minutes. Refuses to compare across runs: rates of
+//! Other work on a machine slows bursts down and its memory changes speed from one second to the next: a burst of a
+//! kernel follows one of its ceiling at once, and the middle of all rounds' ratios counts. Refuses to compare across runs: rates of
 //! two machines, or of one machine on two days, mean nothing side by side.
 #![forbid(unsafe_code)]
 
@@ -36,7 +36,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 0, rounds: 8, mebibytes: 384, shapes: V41_FLASH.to_vec(), isas: Vec::new(), batch: 64 }
+        Self { threads: 0, rounds: 24, mebibytes: 128, shapes: V41_FLASH.to_vec(), isas: Vec::new(), batch: 64 }
     }
 }
 
@@ -74,12 +74,22 @@ struct Bench<'a> {
     isas: Vec<Isa>,
 }
 
-/// One kernel under test: how to compute, on what, and the best rate so far.
+/// One kernel under test: how to compute and on what, its best rate so far, and in each round its share of the ceiling.
 struct Contender {
     compute: Compute,
     arithmetic: &'static str,
     input: Activations,
     best: f64,
+    shares: Vec<f64>,
+}
+
+impl Contender {
+    /// The middle one of all rounds.
+    fn share(&self) -> f64 {
+        let mut shares = self.shares.clone();
+        shares.sort_by(f64::total_cmp);
+        shares.get(shares.len() / 2).copied().unwrap_or(0.0)
+    }
 }
 
 impl Bench<'_> {
@@ -94,7 +104,7 @@ impl Bench<'_> {
                 }
                 let mut input = Activations::new();
                 input.set(&compute, &x, shape.cols, treatment);
-                list.push(Contender { compute: compute.clone(), arithmetic, input, best: 0.0 });
+                list.push(Contender { compute: compute.clone(), arithmetic, input, best: 0.0, shares: Vec::new() });
             }
         }
         list
@@ -104,33 +114,23 @@ impl Bench<'_> {
     fn vector(&self, shape: &Shape, report: &mut Report) -> Result<(), MatrixError> {
         let matrices = matrices(shape, self.options.mebibytes << 20)?;
         let mut contenders = self.contenders(&self.pool, shape, 1);
-        let mut read = 0.0f64;
-        let reader = contenders.last().map(|last| last.compute.clone());
         for _ in 0..self.options.rounds {
-            if let Some(reader) = &reader {
-                read = read.max(rate(|| probe::read(reader, &matrices) as f64));
-            }
-            run_all(&mut contenders, &matrices, 1);
+            let read = |compute: &Compute| probe::read(compute, &matrices) as f64;
+            report.read_memory = report.read_memory.max(run_all(&mut contenders, &matrices, 1, read));
         }
-        report.read_memory = report.read_memory.max(read);
-        record(report, shape, &contenders, 1, "memory", "GB/s", read);
+        record(report, shape, &contenders, 1, "memory", "GB/s");
         drop(matrices);
 
         // A quarter of a MiB stays in every core's second-level cache.
         let rows = ((256 << 10) / row_bytes(shape) / 16).max(4).min(shape.rows / 16) * 16;
         let small = Shape { rows, ..shape.clone() };
-        let small_matrices = matrices_of(&small, 1)?;
-        let one = Arc::new(Pool::new(1));
-        let mut contenders = self.contenders(&one, &small, 1);
-        let mut read = 0.0f64;
+        let matrices = matrices_of(&small, 1)?;
+        let mut contenders = self.contenders(&Arc::new(Pool::new(1)), &small, 1);
         for _ in 0..self.options.rounds {
-            if let Some(last) = contenders.last() {
-                let compute = last.compute.clone();
-                read = read.max(rate(|| (0..200).map(|_| probe::read(&compute, &small_matrices) as f64).sum()));
-            }
-            run_all(&mut contenders, &small_matrices, 200);
+            let read = |compute: &Compute| (0..100).map(|_| probe::read(compute, &matrices) as f64).sum();
+            run_all(&mut contenders, &matrices, 100, read);
         }
-        record(report, &small, &contenders, 1, "cache", "GB/s", read);
+        record(report, &small, &contenders, 1, "cache", "GB/s");
         Ok(())
     }
 
@@ -139,22 +139,25 @@ impl Bench<'_> {
         let tokens = self.options.batch;
         let matrices = matrices_of(shape, 4)?;
         let mut contenders = self.contenders(&self.pool, shape, tokens);
-        let mut peak = 0.0f64;
+        // From operations to bytes, so that shares are of operations: two per weight and token.
+        let operations = 2.0 * (shape.rows * shape.cols * tokens) as f64 / matrices[0].bytes() as f64;
+        let fastest = self.isas.iter().map(|&isa| Compute::with_isa(Arc::clone(&self.pool), isa));
+        let fastest = fastest.max_by(|a, b| peak(a).total_cmp(&peak(b)));
+        let Some(fastest) = fastest else { return Ok(()) };
         for _ in 0..self.options.rounds {
-            for &isa in &self.isas {
-                let compute = Compute::with_isa(Arc::clone(&self.pool), isa);
-                peak = peak.max(rate(|| probe::multiply_add(&compute, 20_000)));
-            }
-            run_all(&mut contenders, &matrices, 1);
+            let ceiling = |_: &Compute| probe::multiply_add(&fastest, 5_000) / operations;
+            let peak = run_all(&mut contenders, &matrices, 1, ceiling) * operations;
+            report.multiply_add_peak = report.multiply_add_peak.max(peak);
         }
-        report.multiply_add_peak = report.multiply_add_peak.max(peak);
-        // From bytes of weights to operations: two per weight and token.
-        let bytes = matrices[0].bytes() as f64;
-        let operations = 2.0 * (shape.rows * shape.cols * tokens) as f64;
-        contenders.iter_mut().for_each(|contender| contender.best *= operations / bytes);
-        record(report, shape, &contenders, tokens, "memory", "Gop/s", peak);
+        contenders.iter_mut().for_each(|contender| contender.best *= operations);
+        record(report, shape, &contenders, tokens, "memory", "Gop/s");
         Ok(())
     }
+}
+
+/// The best of a few bursts of multiply-adds, Gop/s.
+fn peak(compute: &Compute) -> f64 {
+    (0..5).map(|_| rate(|| probe::multiply_add(compute, 2_000))).fold(0.0, f64::max)
 }
 
 /// Giga-units per second of a burst that returns its units.
@@ -164,21 +167,33 @@ fn rate(burst: impl FnOnce() -> f64) -> f64 {
     units / start.elapsed().as_secs_f64() / 1e9
 }
 
-/// One burst of each contender.
-fn run_all(contenders: &mut [Contender], matrices: &[Matrix], repeats: usize) {
+/// One burst of each contender, each right after one of its ceiling; returns the best of the ceiling's rates.
+///
+/// A machine that others use too changes from one moment to the next, so only neighbouring bursts are compared.
+fn run_all(
+    contenders: &mut [Contender],
+    matrices: &[Matrix],
+    repeats: usize,
+    ceiling: impl Fn(&Compute) -> f64,
+) -> f64 {
+    let bytes: usize = matrices.iter().map(Matrix::bytes).sum();
+    let mut best = 0.0f64;
     for contender in contenders {
         let (compute, input) = (&contender.compute, &contender.input);
         let mut outputs: Vec<Vec<f32>> =
             matrices.iter().map(|matrix| vec![0.0; matrix.rows() * input.tokens()]).collect();
-        let bytes: usize = matrices.iter().map(Matrix::bytes).sum();
         let mut jobs: Vec<Job> =
             matrices.iter().zip(&mut outputs).map(|(matrix, out)| Job::whole(matrix, input, out)).collect();
-        let burst = || {
+        let limit = rate(|| ceiling(compute));
+        let reached = rate(|| {
             (0..repeats).for_each(|_| matmul(compute, &mut jobs));
             (bytes * repeats) as f64
-        };
-        contender.best = contender.best.max(rate(burst));
+        });
+        best = best.max(limit);
+        contender.best = contender.best.max(reached);
+        contender.shares.push(reached / limit);
     }
+    best
 }
 
 fn record(
@@ -188,7 +203,6 @@ fn record(
     tokens: usize,
     weights: &'static str,
     unit: &'static str,
-    ceiling: f64,
 ) {
     report.measurements.extend(contenders.iter().map(|contender| Measurement {
         shape: shape.name.to_owned(),
@@ -201,7 +215,7 @@ fn record(
         arithmetic: contender.arithmetic,
         rate: contender.best,
         unit,
-        ratio: contender.best / ceiling,
+        ratio: contender.share(),
     }));
 }
 

@@ -1,11 +1,12 @@
 //! Products with float32 inputs.
 
 use std::array::from_fn;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use cachalot_numerics::e8m0;
 
-use super::{AHEAD, TOKENS, Task};
+use super::{Body, TOKENS, Task, ahead, run_strips};
 use crate::activations::PRESCALE;
 use crate::matrix::{BLOCK, Format, GROUP, Matrix};
 use crate::simd::{LANES, Simd};
@@ -190,13 +191,14 @@ impl<'a, const N: usize> Strips<'a, N> {
         }
     }
 
-    /// The word `index` of each strip.
+    /// Word `word` of group `group` of each strip.
     #[inline(always)]
-    fn words<S: Simd>(&self, simd: S, index: usize) -> [S::W; N] {
+    fn words<S: Simd, D: Decode>(&self, simd: S, group: usize, word: usize) -> [S::W; N] {
+        let ahead = ahead(group * D::WORDS, self.blocks[0].len(), N);
         let mut words = [simd.splat_word(0); N];
-        for (word, blocks) in words.iter_mut().zip(self.blocks) {
-            simd.prefetch(blocks.as_ptr().wrapping_add(index + AHEAD).cast());
-            *word = simd.load_words(&blocks[index]);
+        for (out, blocks) in words.iter_mut().zip(self.blocks) {
+            simd.prefetch(blocks.as_ptr().wrapping_add(ahead + word).cast());
+            *out = simd.load_words(&blocks[group * D::WORDS + word]);
         }
         words
     }
@@ -205,50 +207,28 @@ impl<'a, const N: usize> Strips<'a, N> {
 #[inline(always)]
 pub(super) fn run<S: Simd, D: Decode>(simd: S, task: &Task) {
     if task.tokens.len() == 1 {
-        run_strips::<S, D, OneToken, 4, 1>(simd, task);
+        run_strips::<S, OneToken<D>, 4, 1>(simd, task);
     } else if S::WIDE {
         // As many sums as the registers hold, and a number each of weight and input.
-        run_strips::<S, D, ManyTokens, 2, 12>(simd, task);
+        run_strips::<S, ManyTokens<D>, 2, 12>(simd, task);
     } else {
-        run_strips::<S, D, ManyTokens, 1, 6>(simd, task);
+        run_strips::<S, ManyTokens<D>, 1, 6>(simd, task);
     }
 }
 
-/// A way to compute `N` strips, with up to `T` tokens in registers.
-trait Body {
-    fn strips<S: Simd, D: Decode, const N: usize, const T: usize>(simd: S, task: &Task, first: usize);
-}
+struct OneToken<D>(PhantomData<D>);
+struct ManyTokens<D>(PhantomData<D>);
 
-/// Goes through a task's strips, `N` at a time, and the last ones two and one at a time.
-#[inline(always)]
-fn run_strips<S: Simd, D: Decode, B: Body, const N: usize, const T: usize>(simd: S, task: &Task) {
-    let mut first = task.strips.start;
-    while task.strips.end - first >= N {
-        B::strips::<S, D, N, T>(simd, task, first);
-        first += N;
-    }
-    if N > 2 && task.strips.end - first >= 2 {
-        B::strips::<S, D, 2, T>(simd, task, first);
-        first += 2;
-    }
-    if N > 1 && task.strips.end > first {
-        B::strips::<S, D, 1, T>(simd, task, first);
-    }
-}
-
-struct OneToken;
-struct ManyTokens;
-
-impl Body for OneToken {
+impl<D: Decode> Body for OneToken<D> {
     #[inline(always)]
-    fn strips<S: Simd, D: Decode, const N: usize, const T: usize>(simd: S, task: &Task, first: usize) {
+    fn strips<S: Simd, const N: usize, const T: usize>(simd: S, task: &Task, first: usize) {
         one_token::<S, D, N>(simd, task, first);
     }
 }
 
-impl Body for ManyTokens {
+impl<D: Decode> Body for ManyTokens<D> {
     #[inline(always)]
-    fn strips<S: Simd, D: Decode, const N: usize, const T: usize>(simd: S, task: &Task, first: usize) {
+    fn strips<S: Simd, const N: usize, const T: usize>(simd: S, task: &Task, first: usize) {
         many_tokens::<S, D, N, T>(simd, task, first);
     }
 }
@@ -263,7 +243,7 @@ fn one_token<S: Simd, D: Decode, const N: usize>(simd: S, task: &Task, first: us
         let x = &task.job.input.group(group)[token];
         let mut sums = [simd.splat(0.0); N];
         for word in 0..D::WORDS {
-            let words = strips.words(simd, group * D::WORDS + word);
+            let words = strips.words::<S, D>(simd, group, word);
             let mut products = Products { simd, x: &x[word * (GROUP / D::WORDS)..], sums };
             D::columns(simd, words, &mut products);
             sums = products.sums;
@@ -287,7 +267,7 @@ fn many_tokens<S: Simd, D: Decode, const N: usize, const T: usize>(simd: S, task
     let mut results = [[[0.0; LANES]; N]; TOKENS];
     for group in 0..task.job.input.groups() {
         for word in 0..D::WORDS {
-            let words = strips.words(simd, group * D::WORDS + word);
+            let words = strips.words::<S, D>(simd, group, word);
             D::columns(simd, words, &mut Numbers { simd, columns: &mut numbers[word * (GROUP / D::WORDS)..] });
         }
         let scales = from_fn(|strip| strips.scales[strip].of(simd, group));

@@ -5,7 +5,7 @@
 
 use std::array::from_fn;
 
-use super::{AHEAD, Task};
+use super::{Body, Task, ahead, run_strips};
 use crate::matrix::{BLOCK, GROUP};
 use crate::simd::{LANES, Simd};
 
@@ -22,28 +22,6 @@ pub(super) fn run<S: Simd>(simd: S, task: &Task) {
         // As many sums (of two digits each) as the registers hold, and the weights.
         (true, _) => run_strips::<S, ManyTokens, 2, 6>(simd, task),
         (false, _) => run_strips::<S, ManyTokens, 1, 2>(simd, task),
-    }
-}
-
-/// A way to compute `N` strips, with up to `T` tokens in registers.
-trait Body {
-    fn strips<S: Simd, const N: usize, const T: usize>(simd: S, task: &Task, first: usize);
-}
-
-/// Goes through a task's strips, `N` at a time, and the last ones two and one at a time.
-#[inline(always)]
-fn run_strips<S: Simd, B: Body, const N: usize, const T: usize>(simd: S, task: &Task) {
-    let mut first = task.strips.start;
-    while task.strips.end - first >= N {
-        B::strips::<S, N, T>(simd, task, first);
-        first += N;
-    }
-    if N > 2 && task.strips.end - first >= 2 {
-        B::strips::<S, 2, T>(simd, task, first);
-        first += 2;
-    }
-    if N > 1 && task.strips.end > first {
-        B::strips::<S, 1, T>(simd, task, first);
     }
 }
 
@@ -83,10 +61,11 @@ fn one_token<S: Simd, const N: usize>(simd: S, task: &Task, first: usize) {
         let digits = &digits[token];
         let mut low = [simd.no_sums(); N];
         let mut high = [simd.no_sums(); N];
+        let ahead = ahead(group * WORDS, blocks[0].len(), N);
         for word in 0..WORDS {
             let [even_low, odd_low, even_high, odd_high] = digit_words(simd, digits, word);
             for strip in 0..N {
-                simd.prefetch(blocks[strip].as_ptr().wrapping_add(group * WORDS + word + AHEAD).cast());
+                simd.prefetch(blocks[strip].as_ptr().wrapping_add(ahead + word).cast());
                 let codes = simd.load_words(&blocks[strip][group * WORDS + word]);
                 let [even, odd] = simd.lookup_nibbles(codes, &DOUBLED);
                 low[strip] = simd.add_byte_products(low[strip], even, even_low);
