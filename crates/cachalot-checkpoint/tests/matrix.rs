@@ -100,7 +100,7 @@ fn every_format_is_read_as_it_was_written() {
 #[test]
 fn what_is_no_matrix_is_refused() {
     let tiny = Checkpoint::open(files("fixtures/v41-tiny")).expect("the fixture");
-    let error = |name: &str| tiny.matrix(name).err().expect("refused").to_string();
+    let error = |name: &str| tiny.matrix(name).expect_err("refused").to_string();
     assert_eq!(error("norm.weight"), "norm.weight (BF16 [128]) cannot be read as a matrix");
     assert_eq!(error("layers.0.attn.wkv.scale"), "layers.0.attn.wkv.scale (F8_E8M0 [2, 4]) cannot be read as a matrix");
     assert_eq!(error("nothing.weight"), "the checkpoint holds no tensor nothing.weight");
@@ -125,12 +125,12 @@ fn damage_is_refused_while_loading() {
         for bit in (0..8).filter(|bit| (byte ^ code) >> bit & 1 == 1) {
             plan.on_bytes(offset..offset + 1, Fault::Flip { offset, bit });
         }
-        let error = checkpoint.matrix(matrix).err().expect("refused").to_string();
+        let error = checkpoint.matrix(matrix).expect_err("refused").to_string();
         let shard = &checkpoint.shard_of(tensor).name;
         assert!(error.starts_with(&format!("{shard}: {damaged}: ")) && error.contains(" at index 3: "), "{error}");
         plan.clear();
         plan.on_bytes(offset..offset + 1, Fault::Eio);
-        let error = checkpoint.matrix(matrix).err().expect("unreadable").to_string();
+        let error = checkpoint.matrix(matrix).expect_err("unreadable").to_string();
         assert!(error.starts_with(&format!("{shard}: reading ")), "{error}");
     }
 }

@@ -19,9 +19,6 @@ use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 /// The tokenizer's file.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
-/// Context in tokens where none is asked for. A prompt that needs more is refused with the numbers.
-pub const DEFAULT_CONTEXT: usize = 32_768;
-
 /// Routed experts kept in memory where nothing else is asked for, in bytes: everything of a small model, and a part of
 /// the released one that leaves a machine of 32 GB its room.
 pub const DEFAULT_EXPERT_CACHE: u64 = 8 << 30;
@@ -33,7 +30,7 @@ pub struct EngineOptions {
     pub arithmetic: Arithmetic,
     /// Threads that compute; all cores if absent.
     pub threads: Option<usize>,
-    /// Most tokens of a sequence; lowered to what the model goes up to.
+    /// Most tokens of a sequence; what the model goes up to if absent, and never more.
     pub context: Option<usize>,
     /// Bytes of routed experts kept in memory.
     pub expert_cache: u64,
@@ -96,6 +93,7 @@ pub struct Engine {
     label: String,
     context: usize,
     threads: usize,
+    isa: &'static str,
 }
 
 impl Engine {
@@ -124,13 +122,15 @@ impl Engine {
         };
         let pool = options.threads.map_or_else(Pool::with_all_cores, |threads| Pool::new(threads.max(1)));
         let threads = pool.threads();
+        let compute = Compute::new(Arc::new(pool));
+        let isa = compute.isa().name();
         let (layers, count) = (config.num_hidden_layers, config.n_routed_experts);
         let experts = Arc::new(LazyExperts::new(Arc::clone(&checkpoint), layers, count, options.expert_cache));
         let parts = Parts {
             classes,
             experts: Arc::clone(&experts) as _,
             rows: Arc::new(CheckpointRows::new(Arc::clone(&checkpoint), config)?),
-            compute: Compute::new(Arc::new(pool)),
+            compute,
             arithmetic: options.arithmetic,
         };
         let mut loading = Loading { done: 0, total: Inspection::of(&checkpoint).memory.resident_bytes };
@@ -139,9 +139,10 @@ impl Engine {
             loading.done += bytes as u64;
             progress(loading);
         })?;
-        let context = options.context.unwrap_or(DEFAULT_CONTEXT).min(config.max_position_embeddings);
+        let limit = config.max_position_embeddings;
+        let context = options.context.map_or(limit, |context| context.min(limit));
         let (abilities, label) = (checkpoint.abilities(), checkpoint.label().to_owned());
-        Ok(Self { model, tokenizer, experts, abilities, label, context, threads })
+        Ok(Self { model, tokenizer, experts, abilities, label, context, threads, isa })
     }
 
     /// The model.
@@ -177,6 +178,11 @@ impl Engine {
     /// Threads that compute.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// The instruction set that computes.
+    pub fn instruction_set(&self) -> &'static str {
+        self.isa
     }
 
     /// What became of the routed experts that were asked for.

@@ -1,7 +1,16 @@
 //! Engine, session, sampling and generation.
+//!
+//! Owns what happens between a conversation and a token: loading a model, processing prompts, choosing tokens, parsing
+//! the output. Refuses to know file formats, terminals and HTTP.
 #![forbid(unsafe_code)]
 
+pub mod chat;
 pub mod engine;
 pub mod forward;
 pub mod sampling;
 pub mod session;
+
+pub use chat::{SamplingChoice, Turn, TurnError, TurnEvent, TurnOptions, turn};
+pub use engine::{Engine, EngineOptions, Loading, OpenError};
+pub use sampling::SamplingParams;
+pub use session::{Flow, Outcome, Prefill, Session};

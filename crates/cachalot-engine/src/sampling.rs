@@ -196,6 +196,13 @@ impl Sampler {
     }
 }
 
+/// A seed for an answer that nobody chose one for: 32 bits, so that it can be read out and typed again.
+pub fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library's hash keys come from the system's random numbers.
+    std::collections::hash_map::RandomState::new().build_hasher().finish() & u64::from(u32::MAX)
+}
+
 /// Log-probabilities under the model's own distribution: of token `id`, and of the `top` most likely, best first.
 pub fn logprobs(logits: &[f32], id: u32, top: usize) -> (LogProb, Vec<LogProb>) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -121,7 +121,7 @@ pub enum GenerateError {
     EmptyPrompt,
     /// A prompt longer than the context.
     #[error(
-        "the prompt has {prompt} tokens, but the context holds {context}, of which one must be left for the answer; shorten it, or start with a larger --context (the model goes up to {limit})"
+        "the prompt has {prompt} tokens, but the context holds {context}, of which one at least must be left for the answer: shorten it, or ask for a larger context (the model goes up to {limit})"
     )]
     PromptTooLong {
         /// Tokens of the prompt.
@@ -181,6 +181,19 @@ impl Session {
         &self.sequence
     }
 
+    /// Whether a prompt of `tokens` tokens can be answered.
+    ///
+    /// # Errors
+    /// If it is empty, or the context has no room for an answer behind it.
+    pub fn check_length(&self, tokens: usize) -> Result<(), GenerateError> {
+        let (context, limit) = (self.engine.context(), self.engine.context_limit());
+        match tokens {
+            0 => Err(GenerateError::EmptyPrompt),
+            tokens if tokens >= context => Err(GenerateError::PromptTooLong { prompt: tokens, context, limit }),
+            _ => Ok(()),
+        }
+    }
+
     /// Processes `prompt` and generates until the answer ends; `on_event` hears of everything and may end it.
     ///
     /// # Errors
@@ -193,13 +206,7 @@ impl Session {
     ) -> Result<Outcome, GenerateError> {
         let start = Instant::now();
         let context = self.engine.context();
-        if prompt.is_empty() {
-            return Err(GenerateError::EmptyPrompt);
-        }
-        if prompt.len() >= context {
-            let limit = self.engine.model().config().max_position_embeddings;
-            return Err(GenerateError::PromptTooLong { prompt: prompt.len(), context, limit });
-        }
+        self.check_length(prompt.len())?;
         let mut sampler = Sampler::new(request.sampling.clone(), prompt)?;
         let cached = self.rewind(prompt, request.prefill);
         let mut outcome = Outcome {
@@ -216,6 +223,10 @@ impl Session {
         }
         self.keep_snapshot();
         outcome.prefill_time = start.elapsed();
+        if request.max_tokens == 0 {
+            outcome.finish = Finish::Length;
+            return Ok(outcome);
+        }
         self.decode(request, &mut sampler, start, context, &mut outcome, on_event)?;
         outcome.decode_time = start.elapsed().saturating_sub(outcome.time_to_first_token);
         Ok(outcome)
@@ -232,10 +243,6 @@ impl Session {
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<(), GenerateError> {
         loop {
-            if outcome.generated_tokens >= request.max_tokens {
-                outcome.finish = Finish::Length;
-                return Ok(());
-            }
             let logits = self.work.logits();
             let id = sampler.sample(logits)?;
             outcome.generated_tokens += 1;
@@ -253,7 +260,7 @@ impl Session {
                 outcome.finish = if flow == Flow::Stop { Finish::Stopped } else { Finish::Cancelled };
                 return Ok(());
             }
-            if self.tokens.len() + 1 >= context {
+            if outcome.generated_tokens >= request.max_tokens || self.tokens.len() + 1 >= context {
                 outcome.finish = Finish::Length;
                 return Ok(());
             }
@@ -270,12 +277,23 @@ impl Session {
         }
         let shared = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
         if self.sequence.roll_back(shared).is_err() {
-            self.snapshots.retain(|state| state.position() <= shared);
-            self.sequence = self.snapshots.last().cloned().unwrap_or_else(|| self.engine.model().sequence());
+            self.sequence = self.return_to(shared);
         }
         self.tokens.truncate(self.sequence.position());
         self.snapshots.retain(|state| state.position() <= self.tokens.len());
         self.tokens.len()
+    }
+
+    /// The longest state kept of the first `shared` tokens: a snapshot, perhaps rolled back a little.
+    fn return_to(&self, shared: usize) -> Sequence {
+        let reach = |state: &&Sequence| state.position().min(shared);
+        let best = self.snapshots.iter().filter(|state| state.floor() <= shared).max_by_key(reach);
+        let mut state = best.cloned().unwrap_or_else(|| self.engine.model().sequence());
+        // Within reach by the choice above; were it not, starting anew is always right.
+        if state.position() > shared && state.roll_back(shared).is_err() {
+            state = self.engine.model().sequence();
+        }
+        state
     }
 
     /// Processes the rest of `prompt`; false if `on_event` ended it.

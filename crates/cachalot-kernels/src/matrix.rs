@@ -145,10 +145,9 @@ impl Matrix {
         let count = raw.len() / row_bytes.max(1);
         assert!(first_row.is_multiple_of(LANES) && raw.len() == count * row_bytes, "whole rows from a strip's start");
         assert!(first_row + count <= self.rows, "rows {first_row} + {count} of {}", self.rows);
-        if matches!(self.format, Format::Fp8 { .. }) {
-            if let Some(index) = raw.iter().position(|&code| e4m3::is_nan(code)) {
-                return Err(BadCode { code: raw[index], index });
-            }
+        let fp8 = matches!(self.format, Format::Fp8 { .. });
+        if let Some(index) = raw.iter().position(|&code| fp8 && e4m3::is_nan(code)) {
+            return Err(BadCode { code: raw[index], index });
         }
         let strip_bytes = self.strip_bytes();
         let strips = self.codes.as_mut_slice()[first_row / LANES * strip_bytes..].chunks_exact_mut(strip_bytes.max(1));

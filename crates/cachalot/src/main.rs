@@ -1,2 +1,61 @@
 //! Runs the DeepSeek V4 family on a machine its user owns.
-fn main() {}
+//!
+//! The program reads the command line, opens an engine, and shows what it says. It holds no logic that another program
+//! would need: that is in `cachalot-engine` and below.
+#![forbid(unsafe_code)]
+
+mod builtin;
+mod cli;
+mod commands;
+mod interrupt;
+mod open;
+mod output;
+mod prompt;
+mod report;
+mod stream;
+mod terminal;
+mod text_args;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.command.wants_json();
+    match dispatch(&cli.command) {
+        Ok(code) => code,
+        // Whoever read the answer has seen enough (`cachalot run ... | head`).
+        Err(error) if error.is::<output::Gone>() => ExitCode::SUCCESS,
+        Err(error) => {
+            report_error(&error, json);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => commands::run::run(args),
+        Command::Chat(args) => commands::chat::chat(args),
+        Command::Inspect(args) => commands::inspect::inspect(args),
+        Command::Forward(args) => commands::forward::forward(args),
+        Command::Bench(args) => commands::bench::bench(args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "cachalot", &mut script);
+            output::print(&String::from_utf8_lossy(&script))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn report_error(error: &anyhow::Error, json: bool) {
+    if json {
+        eprintln!("{}", serde_json::json!({ "error": format!("{error:#}") }));
+    } else {
+        eprintln!("cachalot: {error:#}");
+    }
+}

@@ -1,0 +1,138 @@
+//! The command line: what can be asked, in clap's words. Owns the help texts and nothing else.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands::{
+    bench::{BenchArgs, What},
+    chat::ChatArgs,
+    forward::ForwardArgs,
+    inspect::InspectArgs,
+    run::RunArgs,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  cachalot run \"What is the capital of Japan?\"        one answer, from the small model that ships
+  cachalot run --model DIR \"Why is the sky blue?\"     one answer, from a checkpoint as released
+  cachalot run --model DIR --file notes.txt \"Sum up:\" the file is appended to the prompt
+  git diff | cachalot run --model DIR \"Review this:\"  so is what is piped in
+  cachalot chat --model DIR                           a conversation
+  cachalot inspect DIR                                what the checkpoint holds
+  cachalot bench kernels                              how fast this machine is, and how fast it could be
+  cachalot completions bash > cachalot.bash           completions for a shell
+
+Standard output carries only the answer; reasoning, progress and figures go to standard error.
+
+Exit codes: 0 done, 1 failure, 2 the command line is wrong, 130 interrupted (Ctrl-C).
+Environment: NO_COLOR turns colours off.";
+
+/// Runs the DeepSeek V4 family on your own machine: no conversion, no network.
+#[derive(Debug, Parser)]
+#[command(name = "cachalot", version, after_help = EXAMPLES, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer one prompt, streamed as it is made
+    Run(RunArgs),
+    /// Hold a conversation
+    Chat(ChatArgs),
+    /// Show what a checkpoint holds
+    Inspect(InspectArgs),
+    /// Compute logits and internal choices of token ids, for whoever checks the engine
+    Forward(ForwardArgs),
+    /// Measure this machine's speed at what dominates
+    Bench(BenchArgs),
+    /// Print completions for a shell
+    Completions {
+        /// Shell to write for
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How linear layers treat their inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Arithmetic {
+    /// Float32 inputs: the reference's float32 path
+    Exact,
+    /// 16-bit integer inputs where that is faster
+    Fast,
+    /// Inputs rounded to FP8 as the vendor's kernels do; for comparison only
+    Vendor,
+}
+
+impl From<Arithmetic> for cachalot_model::Arithmetic {
+    fn from(arithmetic: Arithmetic) -> Self {
+        match arithmetic {
+            Arithmetic::Exact => Self::Exact,
+            Arithmetic::Fast => Self::Fast,
+            Arithmetic::Vendor => Self::Vendor,
+        }
+    }
+}
+
+/// Where the model runs and how.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Engine")]
+pub struct EngineArgs {
+    /// How linear layers treat their inputs
+    ///
+    /// Without it: fast, and exact for `forward`.
+    #[arg(long, value_enum)]
+    pub arithmetic: Option<Arithmetic>,
+
+    /// Threads that compute; all cores if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
+    /// Most tokens of prompt and answer together; what the model goes up to if not given, and never more
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub context: Option<u32>,
+
+    /// Memory for routed experts, in GB; as many as fit are kept, the others are read again when needed
+    #[arg(long, value_name = "GB", value_parser = gigabytes)]
+    pub expert_cache: Option<f64>,
+}
+
+fn gigabytes(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.0..=1e6).contains(&value) { Ok(value) } else { Err("must be between 0 and 1000000".to_owned()) }
+}
+
+/// The checkpoint.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Directory of a checkpoint as released: config.json, tokenizer.json, model.safetensors.index.json, shards
+    ///
+    /// Without it, the small test model that ships with the program is used.
+    #[arg(long, short, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub model: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// Whether the model reasons unless told otherwise: all do but the one that ships.
+    pub fn thinks(&self) -> bool {
+        self.model.is_some()
+    }
+}
+
+impl Command {
+    /// Whether a program reads the output.
+    pub fn wants_json(&self) -> bool {
+        match self {
+            Self::Run(args) => args.json,
+            Self::Inspect(args) => args.json,
+            Self::Bench(args) => match &args.what {
+                What::Kernels(args) => args.json,
+            },
+            Self::Chat(_) | Self::Forward(_) | Self::Completions { .. } => false,
+        }
+    }
+}

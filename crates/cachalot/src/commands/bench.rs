@@ -1,0 +1,86 @@
+//! `cachalot bench`: how fast this machine is, as ratios to what it can do.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use cachalot_kernels::Isa;
+use clap::{Args, Subcommand};
+
+use crate::output;
+
+const AFTER: &str = "\
+Examples:
+  cachalot bench kernels                        all shapes of DeepSeek-V4.1-Flash, all cores
+  cachalot bench kernels --rounds 3 --mib 128   a quick look
+  cachalot bench kernels --isa avx2 --json      one instruction set, for a program";
+
+/// Measure this machine.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to measure
+    #[command(subcommand)]
+    pub what: What,
+}
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub enum What {
+    /// Matrix products at the shapes of DeepSeek-V4.1-Flash, over a plain read of the same bytes
+    Kernels(KernelArgs),
+}
+
+/// How to measure.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER)]
+pub struct KernelArgs {
+    /// Threads; all cores if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
+    /// Bursts of each kernel: the best counts
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub rounds: u16,
+
+    /// Weights read in a burst, in MiB: far more than the caches hold
+    #[arg(long, value_name = "N", default_value_t = 384, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub mib: u32,
+
+    /// Only this instruction set (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub isa: Vec<String>,
+
+    /// Tokens of the matrix-matrix products
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub batch: u16,
+
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// If this machine lacks an instruction set that was asked for, or the memory.
+pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    let What::Kernels(args) = &args.what;
+    let available: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
+    if let Some(name) = args.isa.iter().find(|name| !available.contains(&name.as_str())) {
+        bail!("this machine has no {name}; it has {}", available.join(", "));
+    }
+    let options = cachalot_bench::Options {
+        threads: args.threads.map_or(0, usize::from),
+        rounds: args.rounds.into(),
+        mebibytes: args.mib as usize,
+        isas: args.isa.clone(),
+        batch: args.batch.into(),
+        ..cachalot_bench::Options::default()
+    };
+    let report = cachalot_bench::kernels(&options)?;
+    if args.json {
+        output::print_json(&report)?
+    } else {
+        output::print(&format!("{report}\n"))?
+    }
+    Ok(ExitCode::SUCCESS)
+}

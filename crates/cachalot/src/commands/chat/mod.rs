@@ -1,0 +1,84 @@
+//! `cachalot chat`: a conversation in the terminal, or over a pipe.
+
+mod command;
+mod lines;
+mod saved;
+mod talk;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+
+use crate::cli::{EngineArgs, ModelArgs};
+use crate::text_args::{SamplingArgs, TextArgs};
+use crate::{interrupt, open};
+use command::Input;
+use lines::Line;
+use talk::Talk;
+
+const AFTER: &str = "\
+Examples:
+  cachalot chat --model DIR
+  cachalot chat --model DIR --system \"Answer in one sentence.\" --effort low
+  printf 'What is the capital of Japan?\\n/stats\\n' | cachalot chat     one message a line, when piped
+
+Inside, /help lists the commands. Ctrl-C stops an answer and keeps the conversation; a second one leaves.
+
+Exit codes: 0 left, 1 failure (piped: also if a message or command failed), 2 the command line is wrong, 130 interrupted.";
+
+/// Hold a conversation. Standard output carries only the answers.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub text: TextArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+/// Talks until the user leaves.
+///
+/// # Errors
+/// If the model cannot be opened or the terminal cannot be used; a message that fails does not end the chat.
+pub fn chat(args: &ChatArgs) -> anyhow::Result<ExitCode> {
+    let options = args.text.turn_options(&args.sampling, None);
+    options.sampling.validate()?;
+    let engine = Arc::new(open::model(&args.model, &args.engine, false)?);
+    let mut talk = Talk::new(engine, args.text.conversation(args.model.thinks()), options);
+    let interactive = std::io::IsTerminal::is_terminal(&std::io::stdin());
+    let mut lines = lines::open()?;
+    interrupt::listen();
+    if interactive {
+        eprintln!("{}\n/help lists the commands, Ctrl-D leaves", talk.greeting());
+    }
+    let mut failed = false;
+    loop {
+        let text = match lines::next_text(&mut *lines)? {
+            Line::Text(text) => text,
+            Line::Interrupted => {
+                eprintln!("(Ctrl-D or /exit leaves)");
+                continue;
+            }
+            Line::End => break,
+        };
+        let outcome = match command::parse(&text) {
+            Ok(Input::Exit) => break,
+            Ok(input) => talk.handle(input),
+            Err(reason) => Err(anyhow::anyhow!(reason)),
+        };
+        match outcome {
+            Err(error) if error.is::<crate::output::Gone>() => return Err(error),
+            Err(error) => {
+                eprintln!("{error:#}");
+                failed = true;
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(if failed && !interactive { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

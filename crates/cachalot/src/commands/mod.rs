@@ -1,0 +1,7 @@
+//! One file per command.
+
+pub mod bench;
+pub mod chat;
+pub mod forward;
+pub mod inspect;
+pub mod run;

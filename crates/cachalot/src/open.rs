@@ -1,0 +1,65 @@
+//! From the command line to an open engine, with a progress bar.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use cachalot_engine::engine::DEFAULT_EXPERT_CACHE;
+use cachalot_engine::{Engine, EngineOptions};
+use cachalot_storage::{Directory, Files};
+
+use crate::builtin;
+use crate::cli::{Arithmetic, EngineArgs, ModelArgs};
+use crate::terminal::Bar;
+
+/// Opens the model of a directory.
+///
+/// # Errors
+/// If there is no such directory, or what it holds is not complete and sound.
+pub fn directory(path: &Path, args: &EngineArgs, arithmetic: Arithmetic) -> anyhow::Result<Engine> {
+    check_directory(path)?;
+    open(Arc::new(Directory::new(path)), args, arithmetic)
+        .with_context(|| format!("cannot run the model in {}", path.display()))
+}
+
+/// Opens the model that was asked for, or the one that ships; says so unless `quiet`.
+///
+/// # Errors
+/// As [`directory`].
+pub fn model(model: &ModelArgs, args: &EngineArgs, quiet: bool) -> anyhow::Result<Engine> {
+    let arithmetic = args.arithmetic.unwrap_or(Arithmetic::Fast);
+    match &model.model {
+        Some(path) => directory(path, args, arithmetic),
+        None => {
+            if !quiet {
+                eprintln!("{}", builtin::NOTE);
+            }
+            open(Arc::new(builtin::nano()), args, arithmetic)
+        }
+    }
+}
+
+/// A better word for the commonest mistake than "config.json: not found".
+///
+/// # Errors
+/// If `path` is not a directory.
+pub fn check_directory(path: &Path) -> anyhow::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => bail!("{} is a file; the directory of a checkpoint is needed", path.display()),
+        Err(error) => Err(error).with_context(|| format!("there is no model at {}", path.display())),
+    }
+}
+
+fn open(files: Arc<dyn Files>, args: &EngineArgs, arithmetic: Arithmetic) -> anyhow::Result<Engine> {
+    let options = EngineOptions {
+        arithmetic: arithmetic.into(),
+        threads: args.threads.map(usize::from),
+        context: args.context.map(|context| context as usize),
+        expert_cache: args.expert_cache.map_or(DEFAULT_EXPERT_CACHE, |gigabytes| (gigabytes * 1e9) as u64),
+    };
+    let bar = Bar::bytes("loading");
+    let engine = Engine::open(files, &options, &mut |loading| bar.set(loading.done, loading.total));
+    bar.clear();
+    Ok(engine?)
+}

@@ -1,0 +1,137 @@
+//! Flags of the commands that generate text, and what they mean to the engine.
+
+use cachalot_engine::{Prefill, SamplingChoice, TurnOptions};
+use cachalot_text::conversation::{Conversation, Effort, Message};
+use clap::{Args, ValueEnum};
+
+/// How tokens are chosen. What is not given is as the vendor recommends; what is given always wins.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// 0 takes the most likely token, 1 the model's own distribution [default: 1]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
+
+    /// Only the K most likely tokens; 0 for all [default: 0]
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+
+    /// Only the most likely tokens that together reach probability P [default: 1]
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f64>,
+
+    /// Only tokens at least P times as likely as the most likely [default: 0]
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f64>,
+
+    /// Divides the logits of tokens seen, prompt included [default: 1]
+    #[arg(long, value_name = "X")]
+    pub repetition_penalty: Option<f64>,
+
+    /// Subtracted once from the logits of tokens generated [default: 0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub presence_penalty: Option<f64>,
+
+    /// Subtracted from the logits of tokens for every time they were generated [default: 0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub frequency_penalty: Option<f64>,
+
+    /// Start of the random numbers: same seed, same text; drawn anew for every answer if not given
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Most tokens to generate, reasoning included [default: 8192, 65536 while thinking, 131072 with effort max]
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+
+    /// Ends the answer where this text would come (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}
+
+/// How a prompt is processed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PrefillArg {
+    /// Every layer sees every token
+    #[default]
+    Exact,
+    /// The vendor's approximation: the later layers see the end of the prompt only; faster, not the same answer
+    Replay,
+}
+
+/// How the model is spoken to.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Conversation")]
+pub struct TextArgs {
+    /// Let the model reason before it answers (the default, but for the model that ships)
+    #[arg(long, overrides_with = "no_think")]
+    pub think: bool,
+
+    /// Let it answer at once
+    #[arg(long, overrides_with = "think")]
+    pub no_think: bool,
+
+    /// How thoroughly it reasons: low, high, max, or 1 to 100
+    #[arg(long, value_name = "EFFORT", default_value = "high", value_parser = parse_effort)]
+    pub effort: Effort,
+
+    /// Instructions that come before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+
+    /// How a prompt is processed
+    #[arg(long, value_enum, default_value_t)]
+    pub prefill: PrefillArg,
+}
+
+/// Reads an effort: a name of protocol.md 2.3, or a number.
+///
+/// # Errors
+/// Says what is accepted.
+pub fn parse_effort(text: &str) -> Result<Effort, String> {
+    match text {
+        "minimal" | "low" => Ok(Effort::Low),
+        "medium" | "high" => Ok(Effort::High),
+        "xhigh" => Ok(Effort::Xhigh),
+        "max" | "ultra" => Ok(Effort::Max),
+        _ => match text.parse() {
+            Ok(level @ 1..=100) => Ok(Effort::Level(level)),
+            _ => Err("must be low, high, xhigh, max, or a number from 1 to 100".to_owned()),
+        },
+    }
+}
+
+impl TextArgs {
+    /// An empty conversation as the flags ask for; `thinks` is the model's default.
+    pub fn conversation(&self, thinks: bool) -> Conversation {
+        Conversation {
+            messages: self.system.iter().map(Message::system).collect(),
+            thinking: if thinks { !self.no_think } else { self.think },
+            effort: self.effort,
+            ..Conversation::default()
+        }
+    }
+
+    /// What a turn is to be like.
+    pub fn turn_options(&self, sampling: &SamplingArgs, top_logprobs: Option<usize>) -> TurnOptions {
+        TurnOptions {
+            sampling: SamplingChoice {
+                temperature: sampling.temperature,
+                top_k: sampling.top_k,
+                top_p: sampling.top_p,
+                min_p: sampling.min_p,
+                repetition_penalty: sampling.repetition_penalty,
+                presence_penalty: sampling.presence_penalty,
+                frequency_penalty: sampling.frequency_penalty,
+                seed: sampling.seed,
+                max_tokens: sampling.max_tokens,
+            },
+            stop: sampling.stop.clone(),
+            prefill: match self.prefill {
+                PrefillArg::Exact => Prefill::Exact,
+                PrefillArg::Replay => Prefill::Replay,
+            },
+            top_logprobs,
+        }
+    }
+}
