@@ -207,7 +207,11 @@ impl<'a, const N: usize> Strips<'a, N> {
 #[inline(always)]
 pub(super) fn run<S: Simd, D: Decode>(simd: S, task: &Task) {
     if task.tokens.len() == 1 {
-        run_strips::<S, OneToken<D>, 4, 1>(simd, task);
+        if S::WIDE {
+            run_strips::<S, OneToken<D>, 4, 1>(simd, task);
+        } else {
+            run_strips::<S, OneToken<D>, 2, 1>(simd, task);
+        }
     } else if S::WIDE {
         // As many sums as the registers hold, and a number each of weight and input.
         run_strips::<S, ManyTokens<D>, 2, 12>(simd, task);

@@ -17,7 +17,7 @@ const WORDS: usize = GROUP / 8;
 #[inline(always)]
 pub(super) fn run<S: Simd>(simd: S, task: &Task) {
     match (S::WIDE, task.tokens.len()) {
-        (true, 1) => run_strips::<S, OneToken, 4, 1>(simd, task),
+        (true, 1) => run_strips::<S, OneToken, 2, 1>(simd, task),
         (false, 1) => run_strips::<S, OneToken, 2, 1>(simd, task),
         // As many sums (of two digits each) as the registers hold, and the weights.
         (true, _) => run_strips::<S, ManyTokens, 2, 6>(simd, task),
