@@ -11,11 +11,14 @@ mod shapes;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cachalot_kernels::{Activations, Compute, Format, Isa, Job, Matrix, MatrixError, Treatment, matmul, probe};
+use cachalot_kernels::{
+    Activations, AttentionScratch, Compute, Format, IndexQueries, Isa, Job, Matrix, MatrixError, Treatment, attend,
+    matmul, probe,
+};
 use cachalot_runtime::Pool;
 
 pub use report::{Measurement, Report};
-pub use shapes::{Shape, V41_FLASH, format_name};
+pub use shapes::{AttentionTask, Shape, V41_ATTENTION, V41_FLASH, format_name};
 
 /// What to measure, and how long.
 #[derive(Clone, Debug)]
@@ -32,11 +35,21 @@ pub struct Options {
     pub isas: Vec<String>,
     /// Tokens of the matrix-matrix products.
     pub batch: usize,
+    /// Attention and index scoring to measure.
+    pub attention: Vec<AttentionTask>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 0, rounds: 24, mebibytes: 128, shapes: V41_FLASH.to_vec(), isas: Vec::new(), batch: 64 }
+        Self {
+            threads: 0,
+            rounds: 24,
+            mebibytes: 128,
+            shapes: V41_FLASH.to_vec(),
+            isas: Vec::new(),
+            batch: 64,
+            attention: V41_ATTENTION.to_vec(),
+        }
     }
 }
 
@@ -64,6 +77,9 @@ pub fn kernels(options: &Options) -> Result<Report, MatrixError> {
     }
     for shape in options.shapes.iter().filter(|shape| shape.format == Format::Fp4) {
         bench.batch(shape, &mut report)?;
+    }
+    for task in &options.attention {
+        bench.attention(task, &mut report);
     }
     Ok(report)
 }
@@ -152,6 +168,67 @@ impl Bench<'_> {
         contenders.iter_mut().for_each(|contender| contender.best *= operations);
         record(report, shape, &contenders, tokens, "memory", "Gop/s");
         Ok(())
+    }
+}
+
+impl Bench<'_> {
+    /// One token's work on one thread: attention over decoded keys, or scores of packed index keys.
+    fn attention(&self, task: &AttentionTask, report: &mut Report) {
+        let one = Arc::new(Pool::new(1));
+        let operations = task.operations();
+        for &isa in &self.isas {
+            let compute = Compute::with_isa(Arc::clone(&one), isa);
+            let mut burst = task.prepare(&compute);
+            let (mut best, mut shares) = (0.0f64, Vec::new());
+            for _ in 0..self.options.rounds {
+                let limit = rate(|| probe::multiply_add(&compute, 2_000));
+                let reached = rate(|| {
+                    burst();
+                    operations
+                });
+                best = best.max(reached);
+                shares.push(reached / limit);
+            }
+            shares.sort_by(f64::total_cmp);
+            report.measurements.push(Measurement {
+                shape: task.name.to_owned(),
+                format: if task.index { "fp4" } else { "f32" },
+                rows: task.heads,
+                cols: task.keys,
+                tokens: 1,
+                weights: "cache",
+                isa: isa.name(),
+                arithmetic: "exact",
+                rate: best,
+                unit: "Gop/s",
+                ratio: shares[shares.len() / 2],
+            });
+        }
+    }
+}
+
+impl AttentionTask {
+    /// Two for a multiply-add.
+    fn operations(&self) -> f64 {
+        let products = self.heads * self.keys * self.dim;
+        (if self.index { 2 * products } else { 4 * products }) as f64
+    }
+
+    /// Something that computes it once.
+    fn prepare(&self, compute: &Compute) -> Box<dyn FnMut()> {
+        let compute = compute.clone();
+        let values = |count: usize| -> Vec<f32> { (0..count).map(|i| (i * 37 % 255) as f32 / 128.0 - 1.0).collect() };
+        if self.index {
+            let record = self.dim / 2 + self.dim / 32;
+            let bytes = |count: usize| -> Vec<u8> { (0..count * record).map(|i| (i * 37 % 251) as u8).collect() };
+            let mut queries = IndexQueries::default();
+            queries.set(&bytes(self.heads), &values(self.heads), self.dim);
+            let (keys, mut out) = (bytes(self.keys), vec![0.0; self.keys]);
+            return Box::new(move || queries.score(&compute, &keys, &mut out));
+        }
+        let (q, keys, sinks) = (values(self.heads * self.dim), values(self.keys * self.dim), values(self.heads));
+        let (mut out, mut scratch) = (vec![0.0; self.heads * self.dim], AttentionScratch::default());
+        Box::new(move || attend(&compute, &q, &keys, 0.044, &sinks, &mut scratch, &mut out))
     }
 }
 
@@ -273,9 +350,10 @@ mod tests {
             Shape { name: "wide", format: Format::Fp8 { block: [32, 32] }, rows: 32, cols: 128 },
         ];
         let options = Options { threads: 2, rounds: 1, mebibytes: 1, shapes, batch: 3, ..Options::default() };
+        let attention = options.attention.len();
         let report = kernels(&options).unwrap();
         // FP4: exact and fast from memory, cache and in a batch; FP8: exact from memory and cache.
-        assert_eq!(report.measurements.len(), report.isas.len() * (6 + 2));
+        assert_eq!(report.measurements.len(), report.isas.len() * (6 + 2 + attention));
         assert!(report.measurements.iter().all(|m| m.rate > 0.0 && m.ratio > 0.0));
         assert!(report.to_string().contains("small"));
         assert!(serde_json::to_string(&report).unwrap().contains("\"arithmetic\":\"exact\""));
