@@ -15,7 +15,10 @@ fn main() -> Result<(), String> {
             "mebibytes" => options.mebibytes = number()?,
             "batch" => options.batch = number()?,
             "isa" => options.isas.push(value.to_owned()),
-            "shape" => options.shapes.retain(|shape| shape.name.contains(value)),
+            "shape" => {
+                options.shapes.retain(|shape| shape.name.contains(value));
+                options.attention.retain(|task| task.name.contains(value));
+            }
             "json" => json = true,
             _ => return Err(format!("unknown argument {argument:?}")),
         }

@@ -1,7 +1,7 @@
 //! How fast the kernels are, as ratios to what the machine can do, taken in one run.
 //!
-//! Other work on a machine only slows a burst down, so the best of several is the nearest to the truth; bursts of the
-//! kernels and of their ceiling alternate, so that both see the same minutes. Refuses to compare across runs: rates of
+//! Other work on a machine slows bursts down and its memory changes speed from one second to the next: a burst of a
+//! kernel follows one of its ceiling at once, and the middle of all rounds' ratios counts. Refuses to compare across runs: rates of
 //! two machines, or of one machine on two days, mean nothing side by side.
 #![forbid(unsafe_code)]
 
@@ -11,11 +11,14 @@ mod shapes;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cachalot_kernels::{Activations, Compute, Format, Isa, Job, Matrix, MatrixError, Treatment, matmul, probe};
+use cachalot_kernels::{
+    Activations, AttentionScratch, Compute, Format, IndexQueries, Isa, Job, Matrix, MatrixError, Treatment, attend,
+    matmul, probe,
+};
 use cachalot_runtime::Pool;
 
 pub use report::{Measurement, Report};
-pub use shapes::{Shape, V41_FLASH, format_name};
+pub use shapes::{AttentionTask, Shape, V41_ATTENTION, V41_FLASH, format_name};
 
 /// What to measure, and how long.
 #[derive(Clone, Debug)]
@@ -32,11 +35,21 @@ pub struct Options {
     pub isas: Vec<String>,
     /// Tokens of the matrix-matrix products.
     pub batch: usize,
+    /// Attention and index scoring to measure.
+    pub attention: Vec<AttentionTask>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 0, rounds: 8, mebibytes: 384, shapes: V41_FLASH.to_vec(), isas: Vec::new(), batch: 64 }
+        Self {
+            threads: 0,
+            rounds: 24,
+            mebibytes: 128,
+            shapes: V41_FLASH.to_vec(),
+            isas: Vec::new(),
+            batch: 64,
+            attention: V41_ATTENTION.to_vec(),
+        }
     }
 }
 
@@ -65,6 +78,9 @@ pub fn kernels(options: &Options) -> Result<Report, MatrixError> {
     for shape in options.shapes.iter().filter(|shape| shape.format == Format::Fp4) {
         bench.batch(shape, &mut report)?;
     }
+    for task in &options.attention {
+        bench.attention(task, &mut report);
+    }
     Ok(report)
 }
 
@@ -74,12 +90,22 @@ struct Bench<'a> {
     isas: Vec<Isa>,
 }
 
-/// One kernel under test: how to compute, on what, and the best rate so far.
+/// One kernel under test: how to compute and on what, its best rate so far, and in each round its share of the ceiling.
 struct Contender {
     compute: Compute,
     arithmetic: &'static str,
     input: Activations,
     best: f64,
+    shares: Vec<f64>,
+}
+
+impl Contender {
+    /// The middle one of all rounds.
+    fn share(&self) -> f64 {
+        let mut shares = self.shares.clone();
+        shares.sort_by(f64::total_cmp);
+        shares.get(shares.len() / 2).copied().unwrap_or(0.0)
+    }
 }
 
 impl Bench<'_> {
@@ -94,7 +120,7 @@ impl Bench<'_> {
                 }
                 let mut input = Activations::new();
                 input.set(&compute, &x, shape.cols, treatment);
-                list.push(Contender { compute: compute.clone(), arithmetic, input, best: 0.0 });
+                list.push(Contender { compute: compute.clone(), arithmetic, input, best: 0.0, shares: Vec::new() });
             }
         }
         list
@@ -104,33 +130,23 @@ impl Bench<'_> {
     fn vector(&self, shape: &Shape, report: &mut Report) -> Result<(), MatrixError> {
         let matrices = matrices(shape, self.options.mebibytes << 20)?;
         let mut contenders = self.contenders(&self.pool, shape, 1);
-        let mut read = 0.0f64;
-        let reader = contenders.last().map(|last| last.compute.clone());
         for _ in 0..self.options.rounds {
-            if let Some(reader) = &reader {
-                read = read.max(rate(|| probe::read(reader, &matrices) as f64));
-            }
-            run_all(&mut contenders, &matrices, 1);
+            let read = |compute: &Compute| probe::read(compute, &matrices) as f64;
+            report.read_memory = report.read_memory.max(run_all(&mut contenders, &matrices, 1, read));
         }
-        report.read_memory = report.read_memory.max(read);
-        record(report, shape, &contenders, 1, "memory", "GB/s", read);
+        record(report, shape, &contenders, 1, "memory", "GB/s");
         drop(matrices);
 
         // A quarter of a MiB stays in every core's second-level cache.
-        let rows = ((256 << 10) / row_bytes(shape) / 16).clamp(2, shape.rows / 16) * 16;
+        let rows = ((256 << 10) / row_bytes(shape) / 16).max(4).min(shape.rows / 16) * 16;
         let small = Shape { rows, ..shape.clone() };
-        let small_matrices = matrices_of(&small, 1)?;
-        let one = Arc::new(Pool::new(1));
-        let mut contenders = self.contenders(&one, &small, 1);
-        let mut read = 0.0f64;
+        let matrices = matrices_of(&small, 1)?;
+        let mut contenders = self.contenders(&Arc::new(Pool::new(1)), &small, 1);
         for _ in 0..self.options.rounds {
-            if let Some(last) = contenders.last() {
-                let compute = last.compute.clone();
-                read = read.max(rate(|| (0..200).map(|_| probe::read(&compute, &small_matrices) as f64).sum()));
-            }
-            run_all(&mut contenders, &small_matrices, 200);
+            let read = |compute: &Compute| (0..100).map(|_| probe::read(compute, &matrices) as f64).sum();
+            run_all(&mut contenders, &matrices, 100, read);
         }
-        record(report, &small, &contenders, 1, "cache", "GB/s", read);
+        record(report, &small, &contenders, 1, "cache", "GB/s");
         Ok(())
     }
 
@@ -139,22 +155,86 @@ impl Bench<'_> {
         let tokens = self.options.batch;
         let matrices = matrices_of(shape, 4)?;
         let mut contenders = self.contenders(&self.pool, shape, tokens);
-        let mut peak = 0.0f64;
+        // From operations to bytes, so that shares are of operations: two per weight and token.
+        let operations = 2.0 * (shape.rows * shape.cols * tokens) as f64 / matrices[0].bytes() as f64;
+        let fastest = self.isas.iter().map(|&isa| Compute::with_isa(Arc::clone(&self.pool), isa));
+        let fastest = fastest.max_by(|a, b| peak(a).total_cmp(&peak(b)));
+        let Some(fastest) = fastest else { return Ok(()) };
         for _ in 0..self.options.rounds {
-            for &isa in &self.isas {
-                let compute = Compute::with_isa(Arc::clone(&self.pool), isa);
-                peak = peak.max(rate(|| probe::multiply_add(&compute, 20_000)));
-            }
-            run_all(&mut contenders, &matrices, 1);
+            let ceiling = |_: &Compute| probe::multiply_add(&fastest, 5_000) / operations;
+            let peak = run_all(&mut contenders, &matrices, 1, ceiling) * operations;
+            report.multiply_add_peak = report.multiply_add_peak.max(peak);
         }
-        report.multiply_add_peak = report.multiply_add_peak.max(peak);
-        // From bytes of codes to operations: two per weight and token.
-        let bytes: f64 = row_bytes(shape) as f64 * shape.rows as f64;
-        let operations = 2.0 * (shape.rows * shape.cols * tokens) as f64;
-        contenders.iter_mut().for_each(|contender| contender.best *= operations / bytes);
-        record(report, shape, &contenders, tokens, "memory", "Gop/s", peak);
+        contenders.iter_mut().for_each(|contender| contender.best *= operations);
+        record(report, shape, &contenders, tokens, "memory", "Gop/s");
         Ok(())
     }
+}
+
+impl Bench<'_> {
+    /// One token's work on one thread: attention over decoded keys, or scores of packed index keys.
+    fn attention(&self, task: &AttentionTask, report: &mut Report) {
+        let one = Arc::new(Pool::new(1));
+        let operations = task.operations();
+        for &isa in &self.isas {
+            let compute = Compute::with_isa(Arc::clone(&one), isa);
+            let mut burst = task.prepare(&compute);
+            let (mut best, mut shares) = (0.0f64, Vec::new());
+            for _ in 0..self.options.rounds {
+                let limit = rate(|| probe::multiply_add(&compute, 2_000));
+                let reached = rate(|| {
+                    burst();
+                    operations
+                });
+                best = best.max(reached);
+                shares.push(reached / limit);
+            }
+            shares.sort_by(f64::total_cmp);
+            report.measurements.push(Measurement {
+                shape: task.name.to_owned(),
+                format: if task.index { "fp4" } else { "f32" },
+                rows: task.heads,
+                cols: task.keys,
+                tokens: 1,
+                weights: "cache",
+                isa: isa.name(),
+                arithmetic: "exact",
+                rate: best,
+                unit: "Gop/s",
+                ratio: shares[shares.len() / 2],
+            });
+        }
+    }
+}
+
+impl AttentionTask {
+    /// Two for a multiply-add.
+    fn operations(&self) -> f64 {
+        let products = self.heads * self.keys * self.dim;
+        (if self.index { 2 * products } else { 4 * products }) as f64
+    }
+
+    /// Something that computes it once.
+    fn prepare(&self, compute: &Compute) -> Box<dyn FnMut()> {
+        let compute = compute.clone();
+        let values = |count: usize| -> Vec<f32> { (0..count).map(|i| (i * 37 % 255) as f32 / 128.0 - 1.0).collect() };
+        if self.index {
+            let record = self.dim / 2 + self.dim / 32;
+            let bytes = |count: usize| -> Vec<u8> { (0..count * record).map(|i| (i * 37 % 251) as u8).collect() };
+            let mut queries = IndexQueries::default();
+            queries.set(&bytes(self.heads), &values(self.heads), self.dim);
+            let (keys, mut out) = (bytes(self.keys), vec![0.0; self.keys]);
+            return Box::new(move || queries.score(&compute, &keys, &mut out));
+        }
+        let (q, keys, sinks) = (values(self.heads * self.dim), values(self.keys * self.dim), values(self.heads));
+        let (mut out, mut scratch) = (vec![0.0; self.heads * self.dim], AttentionScratch::default());
+        Box::new(move || attend(&compute, &q, &keys, 0.044, &sinks, &mut scratch, &mut out))
+    }
+}
+
+/// The best of a few bursts of multiply-adds, Gop/s.
+fn peak(compute: &Compute) -> f64 {
+    (0..5).map(|_| rate(|| probe::multiply_add(compute, 2_000))).fold(0.0, f64::max)
 }
 
 /// Giga-units per second of a burst that returns its units.
@@ -164,21 +244,33 @@ fn rate(burst: impl FnOnce() -> f64) -> f64 {
     units / start.elapsed().as_secs_f64() / 1e9
 }
 
-/// One burst of each contender.
-fn run_all(contenders: &mut [Contender], matrices: &[Matrix], repeats: usize) {
+/// One burst of each contender, each right after one of its ceiling; returns the best of the ceiling's rates.
+///
+/// A machine that others use too changes from one moment to the next, so only neighbouring bursts are compared.
+fn run_all(
+    contenders: &mut [Contender],
+    matrices: &[Matrix],
+    repeats: usize,
+    ceiling: impl Fn(&Compute) -> f64,
+) -> f64 {
+    let bytes: usize = matrices.iter().map(Matrix::bytes).sum();
+    let mut best = 0.0f64;
     for contender in contenders {
         let (compute, input) = (&contender.compute, &contender.input);
         let mut outputs: Vec<Vec<f32>> =
             matrices.iter().map(|matrix| vec![0.0; matrix.rows() * input.tokens()]).collect();
-        let bytes: usize = matrices.iter().map(|matrix| matrix.rows() * matrix.row_bytes()).sum();
         let mut jobs: Vec<Job> =
             matrices.iter().zip(&mut outputs).map(|(matrix, out)| Job::whole(matrix, input, out)).collect();
-        let burst = || {
+        let limit = rate(|| ceiling(compute));
+        let reached = rate(|| {
             (0..repeats).for_each(|_| matmul(compute, &mut jobs));
             (bytes * repeats) as f64
-        };
-        contender.best = contender.best.max(rate(burst));
+        });
+        best = best.max(limit);
+        contender.best = contender.best.max(reached);
+        contender.shares.push(reached / limit);
     }
+    best
 }
 
 fn record(
@@ -188,7 +280,6 @@ fn record(
     tokens: usize,
     weights: &'static str,
     unit: &'static str,
-    ceiling: f64,
 ) {
     report.measurements.extend(contenders.iter().map(|contender| Measurement {
         shape: shape.name.to_owned(),
@@ -201,7 +292,7 @@ fn record(
         arithmetic: contender.arithmetic,
         rate: contender.best,
         unit,
-        ratio: contender.best / ceiling,
+        ratio: contender.share(),
     }));
 }
 
@@ -259,9 +350,10 @@ mod tests {
             Shape { name: "wide", format: Format::Fp8 { block: [32, 32] }, rows: 32, cols: 128 },
         ];
         let options = Options { threads: 2, rounds: 1, mebibytes: 1, shapes, batch: 3, ..Options::default() };
+        let attention = options.attention.len();
         let report = kernels(&options).unwrap();
         // FP4: exact and fast from memory, cache and in a batch; FP8: exact from memory and cache.
-        assert_eq!(report.measurements.len(), report.isas.len() * (6 + 2));
+        assert_eq!(report.measurements.len(), report.isas.len() * (6 + 2 + attention));
         assert!(report.measurements.iter().all(|m| m.rate > 0.0 && m.ratio > 0.0));
         assert!(report.to_string().contains("small"));
         assert!(serde_json::to_string(&report).unwrap().contains("\"arithmetic\":\"exact\""));

@@ -23,11 +23,11 @@ pub struct Measurement {
     pub isa: &'static str,
     /// `exact` or `fast`.
     pub arithmetic: &'static str,
-    /// `GB/s` of packed codes, or `Gop/s`, two for a multiply-add.
+    /// `GB/s` of weights, scales included, or `Gop/s`, two for a multiply-add.
     pub rate: f64,
     /// Its unit.
     pub unit: &'static str,
-    /// Share of the ceiling measured in the same minutes: the plain read, or the float32 multiply-add peak.
+    /// Share of the ceiling measured just before, middle of all rounds: the plain read, or the float32 multiply-add peak.
     pub ratio: f64,
 }
 
@@ -77,6 +77,9 @@ impl fmt::Display for Report {
                 m.ratio
             )?;
         }
-        write!(f, "ratio: of the plain read of the same bytes by the same threads (GB/s), or of the peak (Gop/s)")
+        write!(
+            f,
+            "rate: best burst; ratio: middle of all rounds, of the plain read of the same bytes by the same threads just before\n(GB/s), or of the float32 multiply-add peak (Gop/s)"
+        )
     }
 }

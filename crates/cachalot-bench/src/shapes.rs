@@ -27,6 +27,27 @@ pub const V41_FLASH: &[Shape] = &[
     Shape { name: "head", format: Format::Bf16, rows: 129_280 / 4, cols: 5120 },
 ];
 
+/// What one token's attention computes besides matrix products.
+#[derive(Clone, Debug)]
+pub struct AttentionTask {
+    /// Its name.
+    pub name: &'static str,
+    /// Scores of packed index keys, or attention over decoded keys.
+    pub index: bool,
+    /// Heads.
+    pub heads: usize,
+    /// Keys.
+    pub keys: usize,
+    /// Elements of a head and of a key.
+    pub dim: usize,
+}
+
+/// DeepSeek-V4.1-Flash: window and selected keys of a layer; index keys of a context of 16384 tokens.
+pub const V41_ATTENTION: &[AttentionTask] = &[
+    AttentionTask { name: "attention", index: false, heads: 64, keys: 640, dim: 512 },
+    AttentionTask { name: "index scores", index: true, heads: 32, keys: 16_384, dim: 128 },
+];
+
 /// `fp4`, `fp8`, `bf16` or `f32`.
 pub fn format_name(format: Format) -> &'static str {
     match format {

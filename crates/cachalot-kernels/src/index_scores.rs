@@ -9,12 +9,16 @@ use crate::compute::Compute;
 use crate::matrix::{BLOCK, GROUP};
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Twice the value of each E2M1 code, plus 12: unsigned, for queries.
-const QUERY: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
-/// Twice the value of each E2M1 code: signed, for keys.
-const KEY: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+/// Twice the value of each E2M1 code: signed, for queries.
+const QUERY: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+/// Twice the value of each E2M1 code, plus 12: unsigned, for keys. What that adds depends on the query alone.
+const KEY: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 /// Words of one group: even and odd columns of 8, four times.
 const WORDS: usize = GROUP / 4;
+/// Groups whose codes fill a vector.
+const GROUPS: usize = 2 * BLOCK / GROUP;
+/// Vectors of heads that are scored together.
+const VECTORS: usize = 2;
 
 /// One token's index queries, laid out for scoring.
 #[derive(Default)]
@@ -24,6 +28,8 @@ pub struct IndexQueries {
     words: Vec<[u8; BLOCK]>,
     /// A quarter of the queries' scales (both sides are read doubled): `[heads / 16, groups, 16]`.
     scales: Vec<[f32; LANES]>,
+    /// -12 times the sum of each query's codes: `[heads / 16, groups, 16]`.
+    offsets: Vec<[f32; LANES]>,
     /// `[heads / 16, 16]`, zeros behind the last head.
     weights: Vec<[f32; LANES]>,
 }
@@ -42,8 +48,10 @@ impl IndexQueries {
         self.weights.resize(lanes, [0.0; LANES]);
         self.scales.clear();
         self.scales.resize(lanes * groups, [0.0; LANES]);
+        self.offsets.clear();
+        self.offsets.resize(lanes * groups, [0.0; LANES]);
         self.words.clear();
-        self.words.resize(lanes * groups * WORDS, [QUERY[0]; BLOCK]);
+        self.words.resize(lanes * groups * WORDS, [0; BLOCK]);
         for (head, (query, &weight)) in queries.chunks_exact(record).zip(weights).enumerate() {
             let (vector, lane) = (head / LANES, head % LANES);
             self.weights[vector][lane] = weight;
@@ -54,8 +62,10 @@ impl IndexQueries {
                 for (word, codes) in codes.chunks_exact(4).enumerate() {
                     let words = &mut self.words[index * WORDS + 2 * word..][..2];
                     for (byte, code) in codes.iter().enumerate() {
-                        words[0][4 * lane + byte] = QUERY[usize::from(code & 15)];
-                        words[1][4 * lane + byte] = QUERY[usize::from(code >> 4)];
+                        let (even, odd) = (QUERY[usize::from(code & 15)], QUERY[usize::from(code >> 4)]);
+                        words[0][4 * lane + byte] = even as u8;
+                        words[1][4 * lane + byte] = odd as u8;
+                        self.offsets[index][lane] -= 12.0 * (f32::from(even) + f32::from(odd));
                     }
                 }
             }
@@ -78,57 +88,67 @@ struct Score<'a> {
     out: &'a mut [f32],
 }
 
-/// One group of a key: its 8 words (even and odd columns of 8 in turn), 12 times their sum, and its scale.
-#[derive(Clone, Copy)]
-struct KeyGroup {
-    words: [u32; WORDS],
-    offset: i32,
-    scale: f32,
-}
-
-impl KeyGroup {
-    #[inline(always)]
-    fn new(codes: &[u8], scale: u8) -> Self {
-        let mut bytes = [0u8; GROUP];
-        let mut sum = 0;
-        for (index, &code) in codes.iter().enumerate().take(GROUP / 2) {
-            let (even, odd) = (KEY[usize::from(code & 15)], KEY[usize::from(code >> 4)]);
-            sum += i32::from(even) + i32::from(odd);
-            let place = index / 4 * 8 + index % 4;
-            bytes[place] = even as u8;
-            bytes[place + 4] = odd as u8;
-        }
-        let (words, _) = bytes.as_chunks::<4>();
-        let words = std::array::from_fn(|word| u32::from_le_bytes(words[word]));
-        Self { words, offset: 12 * sum, scale: e8m0::decode(scale) }
-    }
-}
-
 impl Kernel for Score<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { queries, keys, out } = self;
-        let groups = queries.dim / GROUP;
         for (key, out) in keys.chunks_exact(records::mxfp4_bytes(queries.dim)).zip(out) {
-            let (codes, scales) = key.split_at(queries.dim / 2);
             let mut total = simd.splat(0.0);
-            for (vector, weights) in queries.weights.iter().enumerate() {
-                let mut dots = simd.splat(0.0);
-                for (group, &scale) in scales.iter().enumerate() {
-                    let key = KeyGroup::new(&codes[group * (GROUP / 2)..(group + 1) * (GROUP / 2)], scale);
-                    let index = vector * groups + group;
-                    let mut sums = simd.no_sums();
-                    for (query, word) in queries.words[index * WORDS..(index + 1) * WORDS].iter().zip(key.words) {
-                        sums = simd.add_byte_products(sums, simd.load_words(query), simd.splat_word(word));
-                    }
-                    let scale = simd.mul(simd.load(&queries.scales[index]), simd.splat(key.scale));
-                    dots = simd.fma(simd.byte_sum(sums, key.offset), scale, dots);
-                }
-                total = simd.fma(simd.relu(dots), simd.load(weights), total);
+            let mut vector = 0;
+            while vector < queries.weights.len() {
+                vector += if queries.weights.len() - vector >= VECTORS {
+                    total = queries.add_heads::<S, VECTORS>(simd, key, vector, total);
+                    VECTORS
+                } else {
+                    total = queries.add_heads::<S, 1>(simd, key, vector, total);
+                    1
+                };
             }
             *out = simd.sum(total);
         }
+    }
+}
+
+impl IndexQueries {
+    /// Adds the weighted scores of `N` vectors of heads from `first` on to `total`.
+    #[inline(always)]
+    fn add_heads<S: Simd, const N: usize>(&self, simd: S, key: &[u8], first: usize, total: S::F) -> S::F {
+        let groups = self.dim / GROUP;
+        let (codes, scales) = key.split_at(self.dim / 2);
+        let mut dots = [simd.splat(0.0); N];
+        for (part, (codes, scales)) in codes.chunks(BLOCK).zip(scales.chunks(GROUPS)).enumerate() {
+            let mut block = [0; BLOCK];
+            block[..codes.len()].copy_from_slice(codes);
+            let words = simd.lookup_nibbles(simd.load_words(&block), &KEY);
+            let mut bytes = [[0; BLOCK]; 2];
+            simd.store_words(words[0], &mut bytes[0]);
+            simd.store_words(words[1], &mut bytes[1]);
+            let (even, odd) = (bytes[0].as_chunks::<4>().0, bytes[1].as_chunks::<4>().0);
+            for (group, &scale) in scales.iter().enumerate() {
+                let scale = simd.splat(e8m0::decode(scale));
+                let mut sums = [simd.no_sums(); N];
+                for word in 0..WORDS / 2 {
+                    let even = simd.splat_word(u32::from_le_bytes(even[group * (WORDS / 2) + word]));
+                    let odd = simd.splat_word(u32::from_le_bytes(odd[group * (WORDS / 2) + word]));
+                    for (vector, sums) in sums.iter_mut().enumerate() {
+                        let index = ((first + vector) * groups + part * GROUPS + group) * WORDS + 2 * word;
+                        *sums = simd.add_byte_products(*sums, even, simd.load_words(&self.words[index]));
+                        *sums = simd.add_byte_products(*sums, odd, simd.load_words(&self.words[index + 1]));
+                    }
+                }
+                for (vector, (dots, sums)) in dots.iter_mut().zip(sums).enumerate() {
+                    let index = (first + vector) * groups + part * GROUPS + group;
+                    let sum = simd.add(simd.byte_sum(sums, 0), simd.load(&self.offsets[index]));
+                    *dots = simd.fma(sum, simd.mul(simd.load(&self.scales[index]), scale), *dots);
+                }
+            }
+        }
+        let mut total = total;
+        for (dots, weights) in dots.into_iter().zip(&self.weights[first..]) {
+            total = simd.fma(simd.relu(dots), simd.load(weights), total);
+        }
+        total
     }
 }

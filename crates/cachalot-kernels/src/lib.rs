@@ -11,6 +11,7 @@ mod compute;
 mod index_scores;
 mod matmul;
 mod matrix;
+mod memory;
 pub mod probe;
 mod records;
 mod simd;

@@ -7,6 +7,7 @@
 
 use cachalot_numerics::{e4m3, e8m0};
 
+use crate::memory::Memory;
 use crate::simd::LANES;
 
 /// Columns that are summed before their scale is applied.
@@ -49,9 +50,9 @@ pub struct Matrix {
     rows: usize,
     cols: usize,
     /// Strip by strip, word by word, row by row.
-    codes: Vec<u8>,
+    codes: Memory,
     /// FP4: strip by strip, group by group, row by row. FP8: as released.
-    scales: Vec<u8>,
+    scales: Memory,
 }
 
 /// Why there can be no such matrix.
@@ -103,12 +104,7 @@ impl Matrix {
             Format::Bf16 | Format::F32 => Some(0),
         };
         let (Some(codes), Some(scales)) = (codes, scales) else { return Err(too_large) };
-        let zeros = |length: usize| {
-            let mut bytes = Vec::new();
-            bytes.try_reserve_exact(length).map_err(|_| too_large.clone())?;
-            bytes.resize(length, 0);
-            Ok(bytes)
-        };
+        let zeros = |length| Memory::zeroed(length).ok_or(too_large.clone());
         Ok(Self { format, rows, cols, codes: zeros(codes)?, scales: zeros(scales)? })
     }
 
@@ -129,7 +125,7 @@ impl Matrix {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.codes.len() + self.scales.len()
+        self.codes.as_slice().len() + self.scales.as_slice().len()
     }
 
     /// Bytes of one row in the released layout.
@@ -149,13 +145,12 @@ impl Matrix {
         let count = raw.len() / row_bytes.max(1);
         assert!(first_row.is_multiple_of(LANES) && raw.len() == count * row_bytes, "whole rows from a strip's start");
         assert!(first_row + count <= self.rows, "rows {first_row} + {count} of {}", self.rows);
-        if matches!(self.format, Format::Fp8 { .. }) {
-            if let Some(index) = raw.iter().position(|&code| e4m3::is_nan(code)) {
-                return Err(BadCode { code: raw[index], index });
-            }
+        let fp8 = matches!(self.format, Format::Fp8 { .. });
+        if let Some(index) = raw.iter().position(|&code| fp8 && e4m3::is_nan(code)) {
+            return Err(BadCode { code: raw[index], index });
         }
         let strip_bytes = self.strip_bytes();
-        let strips = self.codes[first_row / LANES * strip_bytes..].chunks_exact_mut(strip_bytes.max(1));
+        let strips = self.codes.as_mut_slice()[first_row / LANES * strip_bytes..].chunks_exact_mut(strip_bytes.max(1));
         for (strip, rows) in strips.zip(raw.chunks(LANES * row_bytes)) {
             for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
                 let (words, rest) = row.as_chunks::<4>();
@@ -184,14 +179,15 @@ impl Matrix {
             return Err(BadCode { code: e8m0::NAN, index });
         }
         if self.format != Format::Fp4 {
-            self.scales.copy_from_slice(raw);
+            self.scales.as_mut_slice().copy_from_slice(raw);
             return Ok(());
         }
         let groups = self.groups();
+        let packed = self.scales.as_mut_slice();
         for (row, scales) in raw.chunks_exact(groups.max(1)).enumerate() {
             let strip = row / LANES * groups * LANES + row % LANES;
             for (group, &scale) in scales.iter().enumerate() {
-                self.scales[strip + group * LANES] = scale;
+                packed[strip + group * LANES] = scale;
             }
         }
         Ok(())
@@ -201,13 +197,13 @@ impl Matrix {
     pub fn released_scales(&self) -> usize {
         match self.format {
             Format::Fp4 => self.rows * self.groups(),
-            _ => self.scales.len(),
+            _ => self.scales.as_slice().len(),
         }
     }
 
-    /// All packed codes.
-    pub(crate) fn codes(&self) -> &[u8] {
-        &self.codes
+    /// All packed codes, and all packed scales.
+    pub(crate) fn parts(&self) -> [&[u8]; 2] {
+        [self.codes.as_slice(), self.scales.as_slice()]
     }
 
     /// Groups of 32 columns.
@@ -222,20 +218,20 @@ impl Matrix {
     /// The codes of one strip: `[groups][words of a group][16 rows]` words.
     pub(crate) fn strip(&self, strip: usize) -> &[u8] {
         let bytes = self.strip_bytes();
-        &self.codes[strip * bytes..(strip + 1) * bytes]
+        &self.codes.as_slice()[strip * bytes..(strip + 1) * bytes]
     }
 
     /// FP4: the scales of one strip, `[groups][16 rows]`.
     pub(crate) fn strip_scales(&self, strip: usize) -> &[u8] {
         let count = self.groups() * LANES;
-        &self.scales[strip * count..(strip + 1) * count]
+        &self.scales.as_slice()[strip * count..(strip + 1) * count]
     }
 
     /// FP8: the scales that one strip's rows share, and how many groups share each.
     pub(crate) fn row_of_scales(&self, strip: usize, block: [usize; 2]) -> (&[u8], usize) {
         let columns = self.cols.div_ceil(block[1]);
         let row = strip * LANES / block[0];
-        (&self.scales[row * columns..(row + 1) * columns], block[1] / GROUP)
+        (&self.scales.as_slice()[row * columns..(row + 1) * columns], block[1] / GROUP)
     }
 }
 

@@ -10,23 +10,23 @@ use crate::simd::{Kernel, Simd};
 /// Bytes that one task reads.
 const PIECE: usize = 1 << 18;
 
-/// Reads all packed codes of `matrices` and does nothing with them, on all threads as one list of work.
+/// Reads all bytes of `matrices` and does nothing with them, on all threads as one list of work.
 ///
 /// Returns the number of bytes read.
 pub fn read(compute: &Compute, matrices: &[Matrix]) -> usize {
-    let tasks = |matrix: &Matrix| matrix.codes().len().div_ceil(PIECE);
-    let total = matrices.iter().map(tasks).sum();
+    let parts = || matrices.iter().flat_map(Matrix::parts);
+    let total = parts().map(|part| part.len().div_ceil(PIECE)).sum();
     compute.pool().run(total, |mut index| {
-        for matrix in matrices {
-            if index < tasks(matrix) {
-                let codes = matrix.codes();
-                compute.isa().run(Read(&codes[index * PIECE..codes.len().min((index + 1) * PIECE)]));
+        for part in parts() {
+            let tasks = part.len().div_ceil(PIECE);
+            if index < tasks {
+                compute.isa().run(Read(&part[index * PIECE..part.len().min((index + 1) * PIECE)]));
                 return;
             }
-            index -= tasks(matrix);
+            index -= tasks;
         }
     });
-    matrices.iter().map(|matrix| matrix.codes().len()).sum()
+    parts().map(<[u8]>::len).sum()
 }
 
 struct Read<'a>(&'a [u8]);

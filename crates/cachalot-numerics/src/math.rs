@@ -19,8 +19,8 @@ pub fn exp(x: f32) -> f32 {
     let clamped = if x > 89.0 { 89.0 } else { x };
     let clamped = if clamped < -104.0 { -104.0 } else { clamped };
     let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
-    // ln 2 in two parts; the first has few enough bits for an exact product.
-    let r = (clamped - n * 0.693_359_375) + n * 2.121_944_4e-4;
+    // ln 2 in two parts; the first, 355/512, has few enough bits for an exact product.
+    let r = (clamped - n * (355.0 / 512.0)) + n * 2.121_944_4e-4;
     let polynomial =
         ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r + 0.166_666_65) * r
             + 0.5;

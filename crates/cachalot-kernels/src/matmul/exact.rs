@@ -1,11 +1,12 @@
 //! Products with float32 inputs.
 
 use std::array::from_fn;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use cachalot_numerics::e8m0;
 
-use super::{TOKENS, Task};
+use super::{Body, TOKENS, Task, ahead, run_strips};
 use crate::activations::PRESCALE;
 use crate::matrix::{BLOCK, Format, GROUP, Matrix};
 use crate::simd::{LANES, Simd};
@@ -18,28 +19,31 @@ pub(super) trait Decode: Sized {
     /// The scales of a strip.
     fn scales(weight: &Matrix, strip: usize) -> Scales<'_>;
 
-    /// Hands the numbers of a word to `to`, in the order of the columns.
-    fn columns<S: Simd>(simd: S, word: S::W, to: &mut impl Columns<S>);
+    /// Hands the numbers of one word of each strip to `to`, in the order of the columns.
+    fn columns<S: Simd, const N: usize>(simd: S, words: [S::W; N], to: &mut impl Columns<S, N>);
 }
 
 /// What is done with decoded numbers. Not a closure: a closure may be left out of line, and would then be compiled
 /// without the kernel's instructions.
-pub(super) trait Columns<S: Simd> {
-    /// The numbers of one column; implementations are `#[inline(always)]`.
-    fn take(&mut self, column: usize, weight: S::F);
+pub(super) trait Columns<S: Simd, const N: usize> {
+    /// The numbers of one column, strip by strip; implementations are `#[inline(always)]`.
+    fn take(&mut self, column: usize, weights: [S::F; N]);
 }
 
-/// Adds products to a sum.
-struct Products<'a, S: Simd> {
+/// Adds products to sums. The strips' sums take turns, so that none waits for the one before it.
+struct Products<'a, S: Simd, const N: usize> {
     simd: S,
     x: &'a [f32],
-    sum: S::F,
+    sums: [S::F; N],
 }
 
-impl<S: Simd> Columns<S> for Products<'_, S> {
+impl<S: Simd, const N: usize> Columns<S, N> for Products<'_, S, N> {
     #[inline(always)]
-    fn take(&mut self, column: usize, weight: S::F) {
-        self.sum = self.simd.fma(weight, self.simd.splat(self.x[column]), self.sum);
+    fn take(&mut self, column: usize, weights: [S::F; N]) {
+        let x = self.simd.splat(self.x[column]);
+        for (sum, weight) in self.sums.iter_mut().zip(weights) {
+            *sum = self.simd.fma(weight, x, *sum);
+        }
     }
 }
 
@@ -47,14 +51,26 @@ impl<S: Simd> Columns<S> for Products<'_, S> {
 struct Numbers<'a, S: Simd, const N: usize> {
     simd: S,
     columns: &'a mut [[[f32; LANES]; N]],
-    strip: usize,
 }
 
-impl<S: Simd, const N: usize> Columns<S> for Numbers<'_, S, N> {
+impl<S: Simd, const N: usize> Columns<S, N> for Numbers<'_, S, N> {
     #[inline(always)]
-    fn take(&mut self, column: usize, weight: S::F) {
-        self.simd.store(weight, &mut self.columns[column][self.strip]);
+    fn take(&mut self, column: usize, weights: [S::F; N]) {
+        for (out, weight) in self.columns[column].iter_mut().zip(weights) {
+            self.simd.store(weight, out);
+        }
     }
+}
+
+/// Decodes one column of each strip.
+macro_rules! decoded {
+    ($simd:ident . $method:ident $(::<$index:literal>)? ($words:ident)) => {{
+        let mut weights = [$simd.splat(0.0); N];
+        for (weight, word) in weights.iter_mut().zip($words) {
+            *weight = $simd.$method$(::<$index>)?(word);
+        }
+        weights
+    }};
 }
 
 /// The factors of a strip's groups, [`PRESCALE`] taken back.
@@ -79,7 +95,9 @@ impl Scales<'_> {
             // FP8's numbers come times 2^-120.
             Self::Shared(codes, groups) => {
                 let missing = f32::from_bits((127 + 120) << 23) / PRESCALE;
-                simd.splat(e8m0::decode(codes[group / groups]) * missing)
+                // A division takes as long as a fifth of a group.
+                let index = if groups == 1 { group } else { group / groups };
+                simd.splat(e8m0::decode(codes[index]) * missing)
             }
             Self::None => simd.splat(1.0 / PRESCALE),
         }
@@ -100,15 +118,15 @@ impl Decode for Fp4 {
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(simd: S, word: S::W, to: &mut impl Columns<S>) {
-        to.take(0, simd.e2m1::<0>(word));
-        to.take(1, simd.e2m1::<1>(word));
-        to.take(2, simd.e2m1::<2>(word));
-        to.take(3, simd.e2m1::<3>(word));
-        to.take(4, simd.e2m1::<4>(word));
-        to.take(5, simd.e2m1::<5>(word));
-        to.take(6, simd.e2m1::<6>(word));
-        to.take(7, simd.e2m1::<7>(word));
+    fn columns<S: Simd, const N: usize>(simd: S, words: [S::W; N], to: &mut impl Columns<S, N>) {
+        to.take(0, decoded!(simd.e2m1::<0>(words)));
+        to.take(1, decoded!(simd.e2m1::<1>(words)));
+        to.take(2, decoded!(simd.e2m1::<2>(words)));
+        to.take(3, decoded!(simd.e2m1::<3>(words)));
+        to.take(4, decoded!(simd.e2m1::<4>(words)));
+        to.take(5, decoded!(simd.e2m1::<5>(words)));
+        to.take(6, decoded!(simd.e2m1::<6>(words)));
+        to.take(7, decoded!(simd.e2m1::<7>(words)));
     }
 }
 
@@ -123,11 +141,11 @@ impl Decode for Fp8 {
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(simd: S, word: S::W, to: &mut impl Columns<S>) {
-        to.take(0, simd.e4m3::<0>(word));
-        to.take(1, simd.e4m3::<1>(word));
-        to.take(2, simd.e4m3::<2>(word));
-        to.take(3, simd.e4m3::<3>(word));
+    fn columns<S: Simd, const N: usize>(simd: S, words: [S::W; N], to: &mut impl Columns<S, N>) {
+        to.take(0, decoded!(simd.e4m3::<0>(words)));
+        to.take(1, decoded!(simd.e4m3::<1>(words)));
+        to.take(2, decoded!(simd.e4m3::<2>(words)));
+        to.take(3, decoded!(simd.e4m3::<3>(words)));
     }
 }
 
@@ -140,9 +158,9 @@ impl Decode for Bf16 {
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(simd: S, word: S::W, to: &mut impl Columns<S>) {
-        to.take(0, simd.bf16::<0>(word));
-        to.take(1, simd.bf16::<1>(word));
+    fn columns<S: Simd, const N: usize>(simd: S, words: [S::W; N], to: &mut impl Columns<S, N>) {
+        to.take(0, decoded!(simd.bf16::<0>(words)));
+        to.take(1, decoded!(simd.bf16::<1>(words)));
     }
 }
 
@@ -155,8 +173,8 @@ impl Decode for F32 {
     }
 
     #[inline(always)]
-    fn columns<S: Simd>(simd: S, word: S::W, to: &mut impl Columns<S>) {
-        to.take(0, simd.f32_of(word));
+    fn columns<S: Simd, const N: usize>(simd: S, words: [S::W; N], to: &mut impl Columns<S, N>) {
+        to.take(0, decoded!(simd.f32_of(words)));
     }
 }
 
@@ -174,55 +192,49 @@ impl<'a, const N: usize> Strips<'a, N> {
             scales: from_fn(|strip| D::scales(weight, first + strip)),
         }
     }
+
+    /// Word `word` of group `group` of each strip.
+    #[inline(always)]
+    fn words<S: Simd, D: Decode>(&self, simd: S, group: usize, word: usize) -> [S::W; N] {
+        let ahead = ahead(group * D::WORDS, self.blocks[0].len(), N);
+        let mut words = [simd.splat_word(0); N];
+        for (out, blocks) in words.iter_mut().zip(self.blocks) {
+            simd.prefetch(blocks.as_ptr().wrapping_add(ahead + word).cast());
+            *out = simd.load_words(&blocks[group * D::WORDS + word]);
+        }
+        words
+    }
 }
 
 #[inline(always)]
 pub(super) fn run<S: Simd, D: Decode>(simd: S, task: &Task) {
     if task.tokens.len() == 1 {
-        run_strips::<S, D, OneToken, 4, 1>(simd, task);
+        if S::WIDE {
+            run_strips::<S, OneToken<D>, 4, 1>(simd, task);
+        } else {
+            run_strips::<S, OneToken<D>, 2, 1>(simd, task);
+        }
     } else if S::WIDE {
         // As many sums as the registers hold, and a number each of weight and input.
-        run_strips::<S, D, ManyTokens, 2, 12>(simd, task);
+        run_strips::<S, ManyTokens<D>, 2, 12>(simd, task);
     } else {
-        run_strips::<S, D, ManyTokens, 1, 6>(simd, task);
+        run_strips::<S, ManyTokens<D>, 1, 6>(simd, task);
     }
 }
 
-/// A way to compute `N` strips, with up to `T` tokens in registers.
-trait Body {
-    fn strips<S: Simd, D: Decode, const N: usize, const T: usize>(simd: S, task: &Task, first: usize);
-}
+struct OneToken<D>(PhantomData<D>);
+struct ManyTokens<D>(PhantomData<D>);
 
-/// Goes through a task's strips, `N` at a time, and the last ones two and one at a time.
-#[inline(always)]
-fn run_strips<S: Simd, D: Decode, B: Body, const N: usize, const T: usize>(simd: S, task: &Task) {
-    let mut first = task.strips.start;
-    while task.strips.end - first >= N {
-        B::strips::<S, D, N, T>(simd, task, first);
-        first += N;
-    }
-    if N > 2 && task.strips.end - first >= 2 {
-        B::strips::<S, D, 2, T>(simd, task, first);
-        first += 2;
-    }
-    if N > 1 && task.strips.end > first {
-        B::strips::<S, D, 1, T>(simd, task, first);
-    }
-}
-
-struct OneToken;
-struct ManyTokens;
-
-impl Body for OneToken {
+impl<D: Decode> Body for OneToken<D> {
     #[inline(always)]
-    fn strips<S: Simd, D: Decode, const N: usize, const T: usize>(simd: S, task: &Task, first: usize) {
+    fn strips<S: Simd, const N: usize, const T: usize>(simd: S, task: &Task, first: usize) {
         one_token::<S, D, N>(simd, task, first);
     }
 }
 
-impl Body for ManyTokens {
+impl<D: Decode> Body for ManyTokens<D> {
     #[inline(always)]
-    fn strips<S: Simd, D: Decode, const N: usize, const T: usize>(simd: S, task: &Task, first: usize) {
+    fn strips<S: Simd, const N: usize, const T: usize>(simd: S, task: &Task, first: usize) {
         many_tokens::<S, D, N, T>(simd, task, first);
     }
 }
@@ -237,13 +249,10 @@ fn one_token<S: Simd, D: Decode, const N: usize>(simd: S, task: &Task, first: us
         let x = &task.job.input.group(group)[token];
         let mut sums = [simd.splat(0.0); N];
         for word in 0..D::WORDS {
-            let x = &x[word * (GROUP / D::WORDS)..];
-            for strip in 0..N {
-                let word = simd.load_words(&strips.blocks[strip][group * D::WORDS + word]);
-                let mut products = Products { simd, x, sum: sums[strip] };
-                D::columns(simd, word, &mut products);
-                sums[strip] = products.sum;
-            }
+            let words = strips.words::<S, D>(simd, group, word);
+            let mut products = Products { simd, x: &x[word * (GROUP / D::WORDS)..], sums };
+            D::columns(simd, words, &mut products);
+            sums = products.sums;
         }
         for strip in 0..N {
             results[strip] = simd.fma(sums[strip], strips.scales[strip].of(simd, group), results[strip]);
@@ -264,11 +273,8 @@ fn many_tokens<S: Simd, D: Decode, const N: usize, const T: usize>(simd: S, task
     let mut results = [[[0.0; LANES]; N]; TOKENS];
     for group in 0..task.job.input.groups() {
         for word in 0..D::WORDS {
-            let columns = &mut numbers[word * (GROUP / D::WORDS)..];
-            for strip in 0..N {
-                let word = simd.load_words(&strips.blocks[strip][group * D::WORDS + word]);
-                D::columns(simd, word, &mut Numbers { simd, columns: &mut *columns, strip });
-            }
+            let words = strips.words::<S, D>(simd, group, word);
+            D::columns(simd, words, &mut Numbers { simd, columns: &mut numbers[word * (GROUP / D::WORDS)..] });
         }
         let scales = from_fn(|strip| strips.scales[strip].of(simd, group));
         let mut token = 0;

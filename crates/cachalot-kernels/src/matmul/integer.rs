@@ -5,7 +5,7 @@
 
 use std::array::from_fn;
 
-use super::Task;
+use super::{Body, Task, ahead, run_strips};
 use crate::matrix::{BLOCK, GROUP};
 use crate::simd::{LANES, Simd};
 
@@ -16,17 +16,29 @@ const WORDS: usize = GROUP / 8;
 
 #[inline(always)]
 pub(super) fn run<S: Simd>(simd: S, task: &Task) {
-    if task.tokens.len() == 1 {
-        let mut strip = task.strips.start;
-        while strip + 2 <= task.strips.end {
-            one_token::<S, 2>(simd, task, strip);
-            strip += 2;
-        }
-        (strip..task.strips.end).for_each(|strip| one_token::<S, 1>(simd, task, strip));
-        return;
+    match (S::WIDE, task.tokens.len()) {
+        (true, 1) => run_strips::<S, OneToken, 2, 1>(simd, task),
+        (false, 1) => run_strips::<S, OneToken, 2, 1>(simd, task),
+        // As many sums (of two digits each) as the registers hold, and the weights.
+        (true, _) => run_strips::<S, ManyTokens, 2, 6>(simd, task),
+        (false, _) => run_strips::<S, ManyTokens, 1, 2>(simd, task),
     }
-    for strip in task.strips.clone() {
-        if S::WIDE { many_tokens::<S, 8>(simd, task, strip) } else { many_tokens::<S, 2>(simd, task, strip) }
+}
+
+struct OneToken;
+struct ManyTokens;
+
+impl Body for OneToken {
+    #[inline(always)]
+    fn strips<S: Simd, const N: usize, const T: usize>(simd: S, task: &Task, first: usize) {
+        one_token::<S, N>(simd, task, first);
+    }
+}
+
+impl Body for ManyTokens {
+    #[inline(always)]
+    fn strips<S: Simd, const N: usize, const T: usize>(simd: S, task: &Task, first: usize) {
+        many_tokens::<S, N, T>(simd, task, first);
     }
 }
 
@@ -49,9 +61,11 @@ fn one_token<S: Simd, const N: usize>(simd: S, task: &Task, first: usize) {
         let digits = &digits[token];
         let mut low = [simd.no_sums(); N];
         let mut high = [simd.no_sums(); N];
+        let ahead = ahead(group * WORDS, blocks[0].len(), N);
         for word in 0..WORDS {
             let [even_low, odd_low, even_high, odd_high] = digit_words(simd, digits, word);
             for strip in 0..N {
+                simd.prefetch(blocks[strip].as_ptr().wrapping_add(ahead + word).cast());
                 let codes = simd.load_words(&blocks[strip][group * WORDS + word]);
                 let [even, odd] = simd.lookup_nibbles(codes, &DOUBLED);
                 low[strip] = simd.add_byte_products(low[strip], even, even_low);
@@ -72,64 +86,88 @@ fn one_token<S: Simd, const N: usize>(simd: S, task: &Task, first: usize) {
     }
 }
 
+/// A group's weights of `N` strips as bytes, even and odd columns apart.
+type Numbers<const N: usize> = [[[[u8; BLOCK]; 2]; N]; WORDS];
+
 #[inline(always)]
-fn many_tokens<S: Simd, const T: usize>(simd: S, task: &Task, strip: usize) {
+fn many_tokens<S: Simd, const N: usize, const T: usize>(simd: S, task: &Task, first: usize) {
     let weight = task.job.weight;
-    let (blocks, _) = weight.strip(strip).as_chunks::<BLOCK>();
-    let (scales, _) = weight.strip_scales(strip).as_chunks::<LANES>();
-    let mut results = [[0.0; LANES]; super::TOKENS];
-    let mut numbers = [[[0; BLOCK]; 2]; WORDS];
-    for (group, blocks) in blocks.chunks_exact(WORDS).enumerate() {
-        for (numbers, block) in numbers.iter_mut().zip(blocks) {
-            let [even, odd] = simd.lookup_nibbles(simd.load_words(block), &DOUBLED);
-            simd.store_words(even, &mut numbers[0]);
-            simd.store_words(odd, &mut numbers[1]);
+    let blocks: [&[[u8; BLOCK]]; N] = from_fn(|strip| weight.strip(first + strip).as_chunks::<BLOCK>().0);
+    let scales: [&[[u8; LANES]]; N] = from_fn(|strip| weight.strip_scales(first + strip).as_chunks::<LANES>().0);
+    let mut results = [[[0.0; LANES]; N]; super::TOKENS];
+    let mut numbers: Numbers<N> = [[[[0; BLOCK]; 2]; N]; WORDS];
+    for group in 0..task.job.input.groups() {
+        for (word, numbers) in numbers.iter_mut().enumerate() {
+            for (numbers, blocks) in numbers.iter_mut().zip(blocks) {
+                let [even, odd] = simd.lookup_nibbles(simd.load_words(&blocks[group * WORDS + word]), &DOUBLED);
+                simd.store_words(even, &mut numbers[0]);
+                simd.store_words(odd, &mut numbers[1]);
+            }
         }
-        let scale = simd.scales(&scales[group]);
+        let mut factors = [simd.splat(0.0); N];
+        for (factor, scales) in factors.iter_mut().zip(scales) {
+            *factor = simd.scales(&scales[group]);
+        }
         let mut token = 0;
         while token < task.tokens.len() {
-            let first = task.tokens.start + token;
+            let rest = task.tokens.len() - token;
+            let at = task.tokens.start + token;
             let results = &mut results[token..];
-            token += if task.tokens.len() - token >= T {
-                add_group::<S, T>(simd, task, group, &numbers, scale, first, results);
+            token += if rest >= T {
+                add_group::<S, N, T>(simd, task, group, &numbers, factors, at, results);
                 T
+            } else if T > 2 && rest >= 2 {
+                add_group::<S, N, 2>(simd, task, group, &numbers, factors, at, results);
+                2
             } else {
-                add_group::<S, 1>(simd, task, group, &numbers, scale, first, results);
+                add_group::<S, N, 1>(simd, task, group, &numbers, factors, at, results);
                 1
             };
         }
     }
-    for (token, values) in task.tokens.clone().zip(&results) {
-        task.job.write(strip, token, values);
+    for (token, strips) in task.tokens.clone().zip(&results) {
+        for (strip, values) in strips.iter().enumerate() {
+            task.job.write(first + strip, token, values);
+        }
     }
 }
 
+/// Adds one group's products of `T` tokens, the first being `at`, to their results.
 #[inline(always)]
-fn add_group<S: Simd, const T: usize>(
+fn add_group<S: Simd, const N: usize, const T: usize>(
     simd: S,
     task: &Task,
     group: usize,
-    numbers: &[[[u8; BLOCK]; 2]; WORDS],
-    scale: S::F,
-    first: usize,
-    results: &mut [[f32; LANES]],
+    numbers: &Numbers<N>,
+    factors: [S::F; N],
+    at: usize,
+    results: &mut [[[f32; LANES]; N]],
 ) {
     let (digits, units, offsets) = task.job.input.digits(group);
-    let mut low = [simd.no_sums(); T];
-    let mut high = [simd.no_sums(); T];
+    let (digits, units, offsets) = (&digits[at..at + T], &units[at..at + T], &offsets[at..at + T]);
+    let mut low = [[simd.no_sums(); N]; T];
+    let mut high = [[simd.no_sums(); N]; T];
     for (word, numbers) in numbers.iter().enumerate() {
-        let [even, odd] = [simd.load_words(&numbers[0]), simd.load_words(&numbers[1])];
-        for (tile, digits) in digits[first..first + T].iter().enumerate() {
+        let mut weights = [[simd.splat_word(0); 2]; N];
+        for (weights, numbers) in weights.iter_mut().zip(numbers) {
+            *weights = [simd.load_words(&numbers[0]), simd.load_words(&numbers[1])];
+        }
+        for ((digits, low), high) in digits.iter().zip(&mut low).zip(&mut high) {
             let [even_low, odd_low, even_high, odd_high] = digit_words(simd, digits, word);
-            low[tile] = simd.add_byte_products(low[tile], even, even_low);
-            low[tile] = simd.add_byte_products(low[tile], odd, odd_low);
-            high[tile] = simd.add_byte_products(high[tile], even, even_high);
-            high[tile] = simd.add_byte_products(high[tile], odd, odd_high);
+            for ((&[even, odd], low), high) in weights.iter().zip(low).zip(high) {
+                *low = simd.add_byte_products(*low, even, even_low);
+                *low = simd.add_byte_products(*low, odd, odd_low);
+                *high = simd.add_byte_products(*high, even, even_high);
+                *high = simd.add_byte_products(*high, odd, odd_high);
+            }
         }
     }
-    for (tile, result) in results.iter_mut().enumerate().take(T) {
-        let scale = simd.mul(scale, simd.splat(units[first + tile]));
-        let value = simd.fma(simd.byte_sums(high[tile], low[tile], offsets[first + tile]), scale, simd.load(result));
-        simd.store(value, result);
+    for (tile, results) in results.iter_mut().enumerate().take(T) {
+        for (strip, result) in results.iter_mut().enumerate() {
+            let scale = simd.mul(factors[strip], simd.splat(units[tile]));
+            let sums = simd.byte_sums(high[tile][strip], low[tile][strip], offsets[tile]);
+            let value = simd.fma(sums, scale, simd.load(result));
+            simd.store(value, result);
+        }
     }
 }

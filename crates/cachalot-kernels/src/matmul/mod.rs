@@ -18,8 +18,12 @@ use crate::simd::{Kernel, LANES, Simd};
 
 /// Tokens that one task computes; their sums lie on its stack.
 const TOKENS: usize = 64;
-/// Strips that one task computes.
-const STRIPS: usize = 4;
+/// Lines of 64 bytes that a strip's weights are asked for ahead of their use.
+const AHEAD: usize = 24;
+/// Fewest and most strips that one task computes: the registers' worth, and enough to read in long runs.
+const STRIPS: [usize; 2] = [4, 32];
+/// Tasks per thread that there should be, so that threads end together.
+const TASKS: usize = 8;
 
 /// Multiplications below which one thread does all.
 const SMALL: usize = 1 << 17;
@@ -64,8 +68,9 @@ impl<'a> Job<'a> {
         self.rows.start / LANES..self.rows.end.div_ceil(LANES)
     }
 
-    fn tasks(&self) -> usize {
-        self.strips().len().div_ceil(STRIPS) * self.input.tokens().div_ceil(TOKENS)
+    /// Tasks of `per_task` strips.
+    fn tasks(&self, per_task: usize) -> usize {
+        self.strips().len().div_ceil(per_task) * self.input.tokens().div_ceil(TOKENS)
     }
 
     fn work(&self) -> usize {
@@ -73,13 +78,13 @@ impl<'a> Job<'a> {
     }
 
     /// Strips and tokens of task `index`.
-    fn task(&self, index: usize) -> (Range<usize>, Range<usize>) {
+    fn task(&self, index: usize, per_task: usize) -> (Range<usize>, Range<usize>) {
         let strips = self.strips();
-        let per_token_block = strips.len().div_ceil(STRIPS);
+        let per_token_block = strips.len().div_ceil(per_task);
         let (block, part) = (index / per_token_block, index % per_token_block);
-        let first = strips.start + part * STRIPS;
+        let first = strips.start + part * per_task;
         let tokens = block * TOKENS..((block + 1) * TOKENS).min(self.input.tokens());
-        (first..(first + STRIPS).min(strips.end), tokens)
+        (first..(first + per_task).min(strips.end), tokens)
     }
 
     /// Writes the results of one strip and token.
@@ -97,13 +102,16 @@ impl<'a> Job<'a> {
 /// Computes all jobs as one list of work over the pool.
 pub fn matmul(compute: &Compute, jobs: &mut [Job<'_>]) {
     let jobs = &*jobs;
-    let total = jobs.iter().map(Job::tasks).sum();
+    let units: usize = jobs.iter().map(|job| job.tasks(1)).sum();
+    let per_task = units / (TASKS * compute.pool().threads());
+    let per_task = (per_task / STRIPS[0] * STRIPS[0]).clamp(STRIPS[0], STRIPS[1]);
+    let total = jobs.iter().map(|job| job.tasks(per_task)).sum();
     let work: usize = jobs.iter().map(Job::work).sum();
     let run = |mut index: usize| {
         for job in jobs {
-            let tasks = job.tasks();
+            let tasks = job.tasks(per_task);
             if index < tasks {
-                let (strips, tokens) = job.task(index);
+                let (strips, tokens) = job.task(index, per_task);
                 compute.isa().run(Task { job, strips, tokens });
                 return;
             }
@@ -120,6 +128,36 @@ pub fn matmul(compute: &Compute, jobs: &mut [Job<'_>]) {
 /// If the shapes do not fit.
 pub fn matmul_one(compute: &Compute, weight: &Matrix, input: &Activations, output: &mut [f32]) {
     matmul(compute, &mut [Job::whole(weight, input, output)]);
+}
+
+/// A way to compute `N` strips, with up to `T` tokens in registers.
+trait Body {
+    fn strips<S: Simd, const N: usize, const T: usize>(simd: S, task: &Task, first: usize);
+}
+
+/// Goes through a task's strips, `N` at a time, and the last ones two and one at a time.
+#[inline(always)]
+fn run_strips<S: Simd, B: Body, const N: usize, const T: usize>(simd: S, task: &Task) {
+    let mut first = task.strips.start;
+    while task.strips.end - first >= N {
+        B::strips::<S, N, T>(simd, task, first);
+        first += N;
+    }
+    if N > 2 && task.strips.end - first >= 2 {
+        B::strips::<S, 2, T>(simd, task, first);
+        first += 2;
+    }
+    if N > 1 && task.strips.end > first {
+        B::strips::<S, 1, T>(simd, task, first);
+    }
+}
+
+/// The line to ask for while line `index` of each of `strips` neighbouring strips of `lines` is read: the last lines
+/// of a strip bring the first ones of the strip that comes after all of them.
+#[inline(always)]
+fn ahead(index: usize, lines: usize, strips: usize) -> usize {
+    let at = index + AHEAD;
+    if at < lines { at } else { at + (strips - 1) * lines }
 }
 
 /// A few strips of one job, for some of its tokens.

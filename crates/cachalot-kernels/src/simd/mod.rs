@@ -47,6 +47,11 @@ pub(crate) trait Simd: Copy {
     fn sum(self, a: Self::F) -> f32;
 
     fn load_words(self, bytes: &[u8; 4 * LANES]) -> Self::W;
+    /// Asks for the line at `address`, which may be anything, to be brought near.
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        let _ = address;
+    }
     fn store_words(self, words: Self::W, out: &mut [u8; 4 * LANES]);
     fn splat_word(self, word: u32) -> Self::W;
     fn xor(self, a: Self::W, b: Self::W) -> Self::W;

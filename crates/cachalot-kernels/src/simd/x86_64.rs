@@ -16,4 +16,4 @@ macro_rules! op {
         unsafe { $($body)* }
     };
 }
-pub(self) use op;
+use op;

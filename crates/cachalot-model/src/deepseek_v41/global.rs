@@ -82,7 +82,7 @@ impl GlobalBuffers {
             let Some(ring) = &mut global.pending else { continue };
             for offset in span.count.saturating_sub(ROLLBACK + 1)..span.count {
                 let position = span.start + offset;
-                if position % 2 == 0 {
+                if position.is_multiple_of(2) {
                     let row = (span.first_row + offset) * dim;
                     let (values, gates) = ring.get_mut(position / 2).split_at_mut(dim);
                     values.copy_from_slice(&halves.values[row..row + dim]);
@@ -103,7 +103,7 @@ impl Model {
         let buffers = &mut work.global;
         buffers.groups.clear();
         for (row, &Row { segment, position, .. }) in work.rows.iter().enumerate() {
-            if (position + 1) % ratio == 0 {
+            if (position + 1).is_multiple_of(ratio) {
                 buffers.groups.push(Group { segment, row, position: position + 1 - ratio });
             }
         }

@@ -73,10 +73,10 @@ impl Site<'_> {
                     row[..s].iter_mut().for_each(|value| *value /= sum);
                 }
             }
-            for k in 0..s {
-                let sum: f32 = (0..s).map(|j| comb[j][k]).sum::<f32>() + self.eps;
-                (0..s).for_each(|j| comb[j][k] /= sum);
-            }
+            (0..s).for_each(|k| {
+                let sum: f32 = comb[..s].iter().map(|row| row[k]).sum::<f32>() + self.eps;
+                comb[..s].iter_mut().for_each(|row| row[k] /= sum);
+            });
         }
     }
 }

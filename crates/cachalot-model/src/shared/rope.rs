@@ -70,7 +70,7 @@ mod tests {
         let table = RopeTable::new(64, 160_000.0, Some(yarn));
         let expected = [
             (0, 1.0),
-            (1, 6.876560e-1),
+            (1, 6.87656e-1),
             (8, 5.0e-2),
             (15, 3.635539e-3),
             (16, 2.265625e-3),

@@ -116,6 +116,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(address.cast()))
+    }
+
+    #[inline(always)]
     fn store_words(self, words: Self::W, out: &mut [u8; 4 * LANES]) {
         op! {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), words[0]);

@@ -86,6 +86,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(address.cast()))
+    }
+
+    #[inline(always)]
     fn store_words(self, words: __m512i, out: &mut [u8; 4 * LANES]) {
         op!(_mm512_storeu_si512(out.as_mut_ptr().cast(), words))
     }
