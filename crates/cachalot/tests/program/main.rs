@@ -1,0 +1,9 @@
+//! The program as its users meet it: the real binary, on the model that ships and on fixtures of the repository.
+
+mod chat;
+mod damage;
+mod forward;
+mod interrupt;
+mod others;
+mod run;
+mod support;

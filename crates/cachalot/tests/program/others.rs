@@ -1,0 +1,74 @@
+//! The commands that run no model, and what all commands share
+
+use crate::support::{cachalot, fixture, repository};
+
+#[test]
+fn inspect_speaks_to_people_and_programs() {
+    let nano = repository("models/nano").display().to_string();
+    let run = cachalot(&["inspect", &nano]);
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
+    for part in ["deepseek_v41", "parameters", "routed experts", "cache at", "can do: text\n"] {
+        assert!(run.out.contains(part), "no {part:?} in {}", run.out);
+    }
+    let tiny = cachalot(&["inspect", "--json", &fixture("v41-tiny")]).json();
+    assert_eq!((&tiny["layers"], &tiny["vocabulary"]), (&14.into(), &768.into()));
+    assert_eq!((&tiny["vision"], &tiny["draft"]), (&true.into(), &true.into()));
+    assert!(tiny["memory"]["resident_bytes"].as_u64().is_some_and(|bytes| bytes > 1_000_000));
+}
+
+#[test]
+fn inspect_does_not_wait_for_data() {
+    let folder = crate::support::copy("models/nano");
+    let shard = folder.path().join("model-00001-of-00001.safetensors");
+    let file = std::fs::OpenOptions::new().write(true).open(&shard).expect("a shard");
+    let length = file.metadata().expect("metadata").len();
+    file.set_len(length / 2).expect("cut");
+    let path = folder.path().display().to_string();
+    let run = cachalot(&["inspect", &path]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.out.contains("not complete: model-00001-of-00001.safetensors"), "{}", run.out);
+    cachalot(&["run", "--model", &path, "hi"]).refused(1, &["model-00001-of-00001.safetensors"]);
+}
+
+#[test]
+fn every_shell_gets_completions() {
+    for (shell, part) in [("bash", "complete -F"), ("zsh", "#compdef cachalot"), ("fish", "complete -c cachalot")] {
+        let run = cachalot(&["completions", shell]);
+        assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{shell}");
+        for part in [part, "repetition-penalty", "arithmetic"] {
+            assert!(run.out.contains(part), "{shell}: no {part:?}");
+        }
+    }
+    cachalot(&["completions", "abacus"]).refused(2, &["abacus"]);
+}
+
+#[test]
+fn help_has_examples_and_exit_codes() {
+    for command in ["run", "chat", "forward", "bench kernels"] {
+        let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let run = cachalot(&words);
+        assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{command}");
+        assert!(run.out.contains("Example") && run.out.contains(&format!("cachalot {command}")), "{}", run.out);
+    }
+    let help = cachalot(&["--help"]).out;
+    for part in ["Exit codes:", "NO_COLOR", "130", "run", "chat", "inspect", "forward", "bench", "completions"] {
+        assert!(help.contains(part), "no {part:?} in {help}");
+    }
+    let replay = cachalot(&["run", "--help"]).out;
+    assert!(replay.contains("The vendor's approximation"), "{replay}");
+    cachalot(&[]).refused(2, &["Usage"]);
+    assert!(cachalot(&["--version"]).out.starts_with("cachalot 0."));
+}
+
+#[test]
+fn the_bench_says_what_this_machine_lacks() {
+    cachalot(&["bench", "kernels", "--isa", "abacus"]).refused(1, &["no abacus", "portable"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child = crate::support::program(&["completions", "bash"]).spawn().expect("the program starts");
+    drop(child.stdout.take());
+    let run = crate::support::finished(child.wait_with_output().expect("the program ends"));
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
+}
