@@ -109,6 +109,8 @@ pub struct Sampler {
     rng: ChaCha8Rng,
     /// Tokens seen: how often each was generated (0: in the prompt only).
     seen: HashMap<u32, u32>,
+    /// A token that only a prompt may hold.
+    forbidden: Option<u32>,
     /// Tokens still in play, most likely first once sorted.
     candidates: Vec<(f64, u32)>,
 }
@@ -124,7 +126,14 @@ impl Sampler {
         // Without a repetition penalty the prompt does not matter.
         let prompt = if params.repetition_penalty == 1.0 { &[][..] } else { prompt };
         let seen = prompt.iter().map(|&id| (id, 0)).collect();
-        Ok(Self { params, rng, seen, candidates: Vec::new() })
+        Ok(Self { params, rng, seen, forbidden: None, candidates: Vec::new() })
+    }
+
+    /// Never chooses `id`, however likely: the placeholder of an image, behind which a model cannot go on.
+    #[must_use]
+    pub fn forbid(mut self, id: Option<u32>) -> Self {
+        self.forbidden = id;
+        self
     }
 
     /// Chooses the next token from its `logits` `[vocabulary]`.
@@ -138,6 +147,9 @@ impl Sampler {
         self.candidates.clear();
         self.candidates.extend(logits.iter().enumerate().map(|(id, &logit)| (f64::from(logit), id as u32)));
         self.penalise();
+        if let Some((logit, _)) = self.forbidden.and_then(|id| self.candidates.get_mut(id as usize)) {
+            *logit = f64::NEG_INFINITY;
+        }
         let best = self.candidates.iter().copied().reduce(|a, b| if b.0 > a.0 { b } else { a });
         let Some((max, best)) = best.filter(|(max, _)| max.is_finite()) else { return Err(SamplingError::NotFinite) };
         let id = if self.params.temperature == 0.0 { best } else { self.draw(max) };
@@ -289,6 +301,17 @@ mod tests {
         assert_eq!(greedy(|params| params.repetition_penalty = 2.0, &[0]), [1, 0, 0]);
         assert_eq!(greedy(|params| params.presence_penalty = 0.5, &[0]), [0, 1, 0]);
         assert_eq!(greedy(|params| params.frequency_penalty = 0.45, &[]), [0, 1, 0]);
+    }
+
+    #[test]
+    fn a_forbidden_token_is_never_chosen() {
+        for temperature in [0.0, 2.0] {
+            let counts = histogram(sampler(|params| params.temperature = temperature).forbid(Some(0)), &LOGITS);
+            assert_eq!(counts[0], 0);
+            assert_eq!(counts.iter().sum::<usize>(), 4000);
+        }
+        assert_eq!(sampler(|_| ()).forbid(Some(0)).sample(&[1.0]), Err(SamplingError::NotFinite));
+        assert_eq!(sampler(|_| ()).forbid(Some(9)).sample(&[1.0]), Ok(0));
     }
 
     #[test]

@@ -207,7 +207,8 @@ impl Session {
         let start = Instant::now();
         let context = self.engine.context();
         self.check_length(prompt.len())?;
-        let mut sampler = Sampler::new(request.sampling.clone(), prompt)?;
+        let mut sampler =
+            Sampler::new(request.sampling.clone(), prompt)?.forbid(self.engine.tokenizer().image_token_id());
         let cached = self.rewind(prompt, request.prefill);
         let mut outcome = Outcome {
             finish: Finish::Cancelled,

@@ -32,7 +32,7 @@ fn commands_do_what_they_say() {
     assert_eq!(answers.len(), 3, "{run:?}");
     assert!(answers.iter().all(|answer| *answer == answers[0]), "greedy answers are the same: {run:?}");
     for part in [
-        "/regenerate   answer",
+        "answer the last message anew",
         "Be kind.",
         "2 answers,",
         "seed ",

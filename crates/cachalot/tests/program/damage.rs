@@ -39,7 +39,7 @@ fn fields_that_are_wrong_are_named() {
         ("\"head_dim\": 64", "\"head_dim\": -1", &["head_dim"]),
         ("\"vocab_size\": 768", "\"vocab_size\": \"768\"", &["vocab_size"]),
         ("\"model_type\": \"deepseek_v41\"", "\"model_type\": \"llama\"", &["llama", "deepseek_v41"]),
-        ("\"n_routed_experts\": 14", "\"n_routed_experts\": 13", &["experts"]),
+        ("\"n_routed_experts\": 14", "\"n_routed_experts\": 13", &["layers.0.ffn.gate.weight"]),
         ("\"engram_compressed_vocab_size\": 617", "\"engram_compressed_vocab_size\": 618", &["617", "618"]),
     ] {
         let folder = copy("fixtures/v41-tiny");

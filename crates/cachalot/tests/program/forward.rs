@@ -8,7 +8,7 @@ use crate::support::{cachalot, file, fixture};
 
 /// Ids across windows, groups and blocks of the small fixture.
 fn ids(count: usize) -> String {
-    serde_json::to_string(&(0..count).map(|index| (index * 37 + 11) % 760).collect::<Vec<_>>()).expect("a list")
+    serde_json::to_string(&(0..count).map(|index| (index * 37 + 11) % 600).collect::<Vec<_>>()).expect("a list")
 }
 
 fn forward(model: &str, ids: &str, out: &Path, more: &[&str]) -> Vec<u8> {

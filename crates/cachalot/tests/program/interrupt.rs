@@ -8,8 +8,8 @@ use crate::support::{Run, finished, fixture, program};
 
 /// A model that goes on for hundreds of tokens.
 fn endless(command: &str, more: &[&str]) -> Command {
-    let model = fixture("v41-ones-first");
-    let base = [command, "--model", &model, "--no-think", "--temperature", "0", "--max-tokens", "100000"];
+    let model = fixture("v41-tiny");
+    let base = [command, "--model", &model, "--no-think", "--temperature", "0"];
     program(&[&base[..], more].concat())
 }
 

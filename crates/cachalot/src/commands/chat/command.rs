@@ -7,7 +7,7 @@ use cachalot_text::conversation::Effort;
 use crate::text_args::parse_effort;
 
 /// What `/help` prints.
-pub const HELP: &str = "\
+pub const HELP: &str = "Commands:
   /help            this text
   /clear           forget the conversation, keep the instructions
   /system [TEXT]   show the instructions, or replace them; /system - removes them
