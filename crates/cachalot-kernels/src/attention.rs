@@ -11,13 +11,6 @@ use crate::compute::Compute;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::vector::dot_lanes;
 
-/// Heads that are computed together.
-const HEADS: usize = 4;
-/// Keys that are scored together.
-const KEYS: usize = 4;
-/// Vectors of the output that are summed together.
-const VECTORS: usize = 4;
-
 /// Buffers of [`attend`], reused.
 #[derive(Default)]
 pub struct AttentionScratch {
@@ -63,19 +56,24 @@ impl Kernel for Attend<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        self.score(simd);
+        // As many sums as the registers hold, and what they are made of.
+        if S::WIDE {
+            self.score::<S, 4, 4>(simd)
+        } else {
+            self.score::<S, 2, 3>(simd)
+        }
         let count = self.keys.len() / self.dim;
         for (head, weights) in self.weights.chunks_exact_mut(count).enumerate() {
             softmax(simd, weights, self.sinks[head]);
         }
-        self.combine(simd);
+        if S::WIDE { self.combine::<S, 4, 4>(simd) } else { self.combine::<S, 4, 1>(simd) }
     }
 }
 
 impl Attend<'_> {
-    /// Scaled scores of all heads and keys.
+    /// Scaled scores of all heads and keys, `HEADS` and `KEYS` of them together.
     #[inline(always)]
-    fn score<S: Simd>(&mut self, simd: S) {
+    fn score<S: Simd, const HEADS: usize, const KEYS: usize>(&mut self, simd: S) {
         let (dim, count) = (self.dim, self.keys.len() / self.dim);
         let heads = self.sinks.len();
         // A block of keys stays in the nearest cache while all heads pass over it.
@@ -105,9 +103,9 @@ impl Attend<'_> {
         }
     }
 
-    /// Weighted sums of the keys.
+    /// Weighted sums of the keys, for `HEADS` heads and `VECTORS` vectors of the output together.
     #[inline(always)]
-    fn combine<S: Simd>(&mut self, simd: S) {
+    fn combine<S: Simd, const HEADS: usize, const VECTORS: usize>(&mut self, simd: S) {
         let heads = self.sinks.len();
         let width = LANES * VECTORS;
         for start in (0..self.dim).step_by(width) {
@@ -152,7 +150,11 @@ impl Attend<'_> {
 
 /// The lanes of all dot products of some queries and some keys.
 #[inline(always)]
-fn dots<S: Simd>(simd: S, q: [&[f32]; HEADS], keys: [&[f32]; KEYS]) -> [[S::F; KEYS]; HEADS] {
+fn dots<S: Simd, const HEADS: usize, const KEYS: usize>(
+    simd: S,
+    q: [&[f32]; HEADS],
+    keys: [&[f32]; KEYS],
+) -> [[S::F; KEYS]; HEADS] {
     let q = q.map(|q| q.as_chunks::<LANES>().0);
     let keys = keys.map(|key| key.as_chunks::<LANES>().0);
     let mut sums = [[simd.splat(0.0); KEYS]; HEADS];
