@@ -58,7 +58,7 @@ fn open(files: Arc<dyn Files>, args: &EngineArgs, arithmetic: Arithmetic) -> any
         context: args.context.map(|context| context as usize),
         expert_cache: args.expert_cache.map_or(DEFAULT_EXPERT_CACHE, |gigabytes| (gigabytes * 1e9) as u64),
     };
-    let bar = Bar::bytes("loading");
+    let mut bar = Bar::bytes("loading");
     let engine = Engine::open(files, &options, &mut |loading| bar.set(loading.done, loading.total));
     bar.clear();
     Ok(engine?)

@@ -1,9 +1,11 @@
 //! A turn as it happens: the answer to standard output, the rest to standard error.
 
+use std::io::{IsTerminal, stderr, stdout};
+
 use cachalot_engine::{Flow, Turn, TurnEvent};
 use cachalot_text::parser::{Event, FinishReason};
 
-use crate::terminal::{Bar, dim, seconds};
+use crate::terminal::{Bar, dim, harmless, seconds};
 use crate::{interrupt, output};
 
 /// Shows one turn.
@@ -11,6 +13,8 @@ pub struct Stream {
     bar: Bar,
     /// Whether anything is shown: not for programs, which get everything at the end.
     shown: bool,
+    /// Whether standard output and standard error are terminals.
+    terminals: [bool; 2],
     in_reasoning: bool,
     /// Whether the answer shown so far ends a line.
     at_line_start: bool,
@@ -20,7 +24,14 @@ pub struct Stream {
 impl Stream {
     /// For one turn; nothing is shown for a program that reads JSON.
     pub fn new(shown: bool) -> Self {
-        Self { bar: Bar::tokens("reading"), shown, in_reasoning: false, at_line_start: true, failed: None }
+        Self {
+            bar: Bar::tokens("reading"),
+            shown,
+            terminals: [stdout().is_terminal(), stderr().is_terminal()],
+            in_reasoning: false,
+            at_line_start: true,
+            failed: None,
+        }
     }
 
     /// Shows an event; says whether to go on.
@@ -41,6 +52,7 @@ impl Stream {
 
     fn reasoning(&mut self, text: &str) {
         let (on, off) = dim();
+        let text = if self.terminals[1] { harmless(text) } else { text.into() };
         // One write for each piece: the styles stay around it whatever comes between.
         eprint!("{on}{text}{off}");
         self.in_reasoning = true;
@@ -51,7 +63,8 @@ impl Stream {
         if let Some(last) = text.chars().next_back() {
             self.at_line_start = last == '\n';
         }
-        if let Err(error) = output::print(text) {
+        let text = if self.terminals[0] { harmless(text) } else { text.into() };
+        if let Err(error) = output::print(&text) {
             self.failed = Some(error);
         }
     }

@@ -70,7 +70,7 @@ pub fn forward(args: &ForwardArgs) -> anyhow::Result<ExitCode> {
     if ids.len() > engine.context() {
         bail!("{} holds {} ids, but the context holds {}", args.ids.display(), ids.len(), engine.context());
     }
-    let bar = Bar::tokens("forward");
+    let mut bar = Bar::tokens("forward");
     let progress = &mut |done| bar.set(done as u64, ids.len() as u64);
     let report = ForwardReport::run(engine.model(), &ids, args.mode, args.streams, progress);
     bar.clear();
