@@ -136,7 +136,8 @@ impl Engine {
         let mut loading = Loading { done: 0, total: Inspection::of(&checkpoint).memory.resident_bytes };
         progress(loading);
         let model = Model::load(&checkpoint, config, parts, &mut |bytes| {
-            loading.done += bytes as u64;
+            // A packed matrix may be a little larger than the released one.
+            loading.done = (loading.done + bytes as u64).min(loading.total);
             progress(loading);
         })?;
         let limit = config.max_position_embeddings;

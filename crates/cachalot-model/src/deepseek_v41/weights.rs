@@ -117,7 +117,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn matrix(&mut self, name: &str) -> Result<Matrix, CheckpointError> {
-        let matrix = self.checkpoint.matrix(&format!("{}{name}.weight", self.prefix))?;
+        self.named(&format!("{name}.weight"))
+    }
+
+    fn named(&mut self, name: &str) -> Result<Matrix, CheckpointError> {
+        let matrix = self.checkpoint.matrix(&format!("{}{name}", self.prefix))?;
         (self.done)(matrix.bytes());
         Ok(matrix)
     }
@@ -149,7 +153,7 @@ impl Reader<'_> {
 
     fn site(&mut self, name: &str) -> Result<HyperConnection, CheckpointError> {
         Ok(HyperConnection {
-            function: self.checkpoint.matrix(&format!("{}{name}_fn", self.prefix))?,
+            function: self.named(&format!("{name}_fn"))?,
             base: self.vector(&format!("{name}_base"))?,
             scale: self.vector(&format!("{name}_scale"))?,
         })

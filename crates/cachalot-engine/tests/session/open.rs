@@ -1,0 +1,85 @@
+//! Opening: what an engine takes from its options and from the model, and what it refuses
+
+use std::sync::Arc;
+
+use cachalot_engine::{Engine, EngineOptions, Loading, OpenError};
+use cachalot_storage::{Directory, Embedded, Files};
+use cachalot_text::TokenizerError;
+
+use crate::{options, repository};
+
+fn open(options: &EngineOptions) -> Result<Engine, OpenError> {
+    Engine::open(Arc::new(Directory::new(repository("fixtures/v41-tiny"))), options, &mut |_| ())
+}
+
+/// The files of a fixture, some of them replaced.
+fn files(replace: &[(&str, Vec<u8>)]) -> Arc<dyn Files> {
+    let mut files = Embedded::new("in memory");
+    for entry in std::fs::read_dir(repository("fixtures/v41-tiny")).expect("a fixture") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+        files = files.with(&name, std::fs::read(&path).expect("readable"));
+    }
+    Arc::new(replace.iter().fold(files, |files, (name, bytes)| files.with(name, bytes.clone())))
+}
+
+fn text(name: &str) -> String {
+    std::fs::read_to_string(repository("fixtures/v41-tiny").join(name)).expect("readable")
+}
+
+fn refuse(replace: &[(&str, Vec<u8>)]) -> OpenError {
+    Engine::open(files(replace), &options(), &mut |_| ()).expect_err("refused")
+}
+
+#[test]
+fn the_context_is_what_is_asked_for_but_never_more_than_the_models() {
+    for (asked, context) in [(None, 4096), (Some(100), 100), (Some(1 << 40), 4096)] {
+        let engine = open(&EngineOptions { context: asked, ..options() }).expect("a model");
+        assert_eq!((engine.context(), engine.context_limit()), (context, 4096));
+    }
+    let error = open(&EngineOptions { context: Some(1), ..options() }).expect_err("refused");
+    assert!(matches!(error, OpenError::Context { context: 1 }), "{error}");
+}
+
+#[test]
+fn loading_is_reported_to_the_last_byte() {
+    let mut seen: Vec<Loading> = Vec::new();
+    let engine = Engine::open(files(&[]), &options(), &mut |loading| seen.push(loading)).expect("a model");
+    assert_eq!((engine.label(), engine.threads()), ("in memory", 2));
+    assert!(engine.abilities().vision && engine.abilities().draft);
+    assert!(seen.is_sorted_by_key(|loading| loading.done));
+    let last = seen.last().expect("reports");
+    assert!(last.done <= last.total && last.done * 10 > last.total * 9, "{last:?}");
+}
+
+#[test]
+fn an_expert_budget_changes_nothing_but_what_is_kept() {
+    let run = |expert_cache| {
+        let engine = Arc::new(open(&EngineOptions { expert_cache, ..options() }).expect("a model"));
+        let mut session = cachalot_engine::Session::new(Arc::clone(&engine));
+        let request = crate::greedy(8, cachalot_engine::Prefill::Exact);
+        (crate::generate(&mut session, &crate::ids(30, 0), &request).0, engine.expert_stats())
+    };
+    let ((all, plenty), (same, nothing)) = (run(1 << 30), run(0));
+    assert_eq!(all, same);
+    assert!(plenty.kept > 0 && nothing.kept == 0 && nothing.misses > plenty.misses, "{plenty:?} {nothing:?}");
+}
+
+#[test]
+fn what_does_not_fit_together_is_named() {
+    let config = |from: &str, to: &str| vec![("config.json", text("config.json").replace(from, to).into_bytes())];
+    let error = refuse(&config("\"deepseek_v41\"", "\"mammoth\""));
+    assert!(matches!(error, OpenError::Checkpoint(_)) && error.to_string().contains("mammoth"), "{error}");
+    let error = refuse(&config("\"engram_compressed_vocab_size\": 617", "\"engram_compressed_vocab_size\": 610"));
+    let OpenError::Tokenizer(TokenizerError::EngramClasses { found: 617, expected: 610 }) = error else {
+        panic!("{error}")
+    };
+    let error = refuse(&config("\"image_token_id\": 762", "\"image_token_id\": 5"));
+    assert!(error.to_string().contains("image_token_id"), "{error}");
+    let error = refuse(&config("\"dspark_noise_token_id\": 763", "\"dspark_noise_token_id\": 6"));
+    assert!(error.to_string().contains("dspark_noise_token_id"), "{error}");
+    let error = refuse(&[("tokenizer.json", text("tokenizer.json").replace("｜DSML｜", "｜DSMM｜").into_bytes())]);
+    assert!(error.to_string().contains("DSML"), "{error}");
+    let error = refuse(&[("tokenizer.json", vec![b' '; (64 << 20) + 1])]);
+    assert!(matches!(error, OpenError::Storage(_)) && error.to_string().contains("tokenizer.json"), "{error}");
+}
