@@ -125,11 +125,7 @@ fn many_tokens<S: Simd, const N: usize, const T: usize>(simd: S, task: &Task, fi
             };
         }
     }
-    for (token, strips) in task.tokens.clone().zip(&results) {
-        for (strip, values) in strips.iter().enumerate() {
-            task.job.write(first + strip, token, values);
-        }
-    }
+    task.write(first, &results);
 }
 
 /// Adds one group's products of `T` tokens, the first being `at`, to their results.

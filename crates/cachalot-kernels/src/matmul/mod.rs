@@ -167,6 +167,18 @@ struct Task<'a, 'b> {
     tokens: Range<usize>,
 }
 
+impl Task<'_, '_> {
+    /// Writes the results of all tokens of this task for the strips from `first` on.
+    #[inline(always)]
+    fn write<const N: usize>(&self, first: usize, results: &[[[f32; LANES]; N]]) {
+        for (token, strips) in self.tokens.clone().zip(results) {
+            for (strip, values) in strips.iter().enumerate() {
+                self.job.write(first + strip, token, values);
+            }
+        }
+    }
+}
+
 impl Kernel for Task<'_, '_> {
     type Output = ();
 

@@ -101,7 +101,7 @@ impl Model {
     pub(super) fn project_latents(&self, layer: usize, work: &mut Workspace) {
         let (config, weights) = (&self.config, &self.weights.layers[layer].attention);
         let rows = work.rows.len();
-        work.inputs.set(&self.compute, &work.x, config.hidden_size, self.arithmetic);
+        work.inputs.set(&self.compute, &work.x, config.hidden_size, self.arithmetic.without_integers());
         let (inputs, buffers) = (&work.inputs, &mut work.attention);
         let mut jobs = SmallVec::<[Job; 5]>::new();
         let mut push = |weight, input, output| jobs.push(Job::whole(weight, input, output));
@@ -129,7 +129,7 @@ impl Model {
         self.compute.pool().run_pieces(&mut buffers.qr, rank, |row, out| {
             rms_norm(&self.compute, &qa[row * rank..(row + 1) * rank], &weights.q_norm, config.rms_norm_eps, out);
         });
-        buffers.latent.set(&self.compute, &buffers.qr, rank, self.arithmetic);
+        buffers.latent.set(&self.compute, &buffers.qr, rank, self.arithmetic.without_integers());
     }
 
     /// Query heads and index queries from the query latent, rotated.
@@ -288,8 +288,8 @@ impl Model {
             let (group, row) = (index / rows, index % rows);
             piece.copy_from_slice(&heads[(row * groups + group) * width..][..width]);
         });
-        // The vendor keeps this input in 16 bits where all other FP8 layers round theirs to FP8.
-        let arithmetic = if self.arithmetic == Arithmetic::Vendor { Arithmetic::Exact } else { self.arithmetic };
+        // The vendor does not round this input to FP8, unlike those of all other FP8 layers.
+        let arithmetic = Arithmetic::Exact;
         buffers.group_inputs.resize_with(groups, Inputs::default);
         for (input, values) in buffers.group_inputs.iter_mut().zip(buffers.grouped.chunks_exact(rows * width)) {
             input.set(&self.compute, values, width, arithmetic);
@@ -308,7 +308,7 @@ impl Model {
                 buffers.joined[(row * groups + group) * rank..][..rank].copy_from_slice(values);
             }
         }
-        buffers.output.set(&self.compute, &buffers.joined, groups * rank, self.arithmetic);
+        buffers.output.set(&self.compute, &buffers.joined, groups * rank, self.arithmetic.without_integers());
         let output = sized(&mut work.y, rows * config.hidden_size);
         matmul_one(&self.compute, &weights.wo_b, buffers.output.quantised(), output);
     }

@@ -55,7 +55,7 @@ impl Model {
         let width = tables.columns() * self.rows.width(table);
         sized(&mut buffers.values, work.rows.len() * width);
         self.rows.fetch(table, &buffers.ids, &mut buffers.values)?;
-        buffers.inputs.set(&self.compute, &buffers.values, width, self.arithmetic);
+        buffers.inputs.set(&self.compute, &buffers.values, width, self.arithmetic.without_integers());
         sized(&mut buffers.keys, work.rows.len() * engram.wkv.rows());
         matmul_one(&self.compute, &engram.wkv, buffers.inputs.quantised(), &mut buffers.keys);
 

@@ -16,6 +16,11 @@ pub enum Arithmetic {
 }
 
 impl Arithmetic {
+    /// For inputs that no FP4 weight reads: integers would be made for nobody.
+    pub fn without_integers(self) -> Self {
+        if self == Self::Fast { Self::Exact } else { self }
+    }
+
     fn treatment(self) -> Treatment {
         match self {
             Self::Exact => Treatment::Float32,
