@@ -1,5 +1,6 @@
 //! The release's config and headers, made in memory: counts and sizes are those that were published.
 
+#[path = "support/release.rs"]
 mod support;
 
 use cachalot_checkpoint::deepseek_v41::{Config, Role};
