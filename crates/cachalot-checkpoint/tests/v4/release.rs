@@ -17,7 +17,7 @@ fn config(pro: bool, build: &str) -> Value {
     let mut ratios = if pro { period(128, 61) } else { period(0, 43) };
     let dspark = !["preview", "base"].contains(&build);
     ratios.extend(vec![0; if dspark { 3 } else { 1 }]);
-    let common = include_bytes!("../data/v4-release-common.json");
+    let common = include_bytes!("../../../../fixtures/configs/v4-common.json");
     let mut config: Value = serde_json::from_slice(common).expect("JSON");
     config["compress_ratios"] = json!(ratios);
     let own = if pro {
