@@ -18,7 +18,7 @@ impl RopeTable {
         let dim = rotary_dim as f64;
         let mut frequencies: Vec<f32> =
             (0..rotary_dim / 2).map(|pair| 1.0 / libm::pow(theta, (2 * pair) as f64 / dim) as f32).collect();
-        if let Some(&yarn) = yarn {
+        if let Some(yarn) = yarn {
             let correction = |rotations: f64| {
                 dim * libm::log(yarn.original_max_position_embeddings as f64 / (rotations * std::f64::consts::TAU))
                     / (2.0 * libm::log(theta))
