@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
+use cachalot_checkpoint::deepseek_v4::Draft;
 use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
 use cachalot_experts::{CheckpointRows, ExpertStats, LazyExperts, RowError};
 use cachalot_kernels::Compute;
 use cachalot_model::{Arithmetic, CachePrecision, LoadError, Model, Parts};
 use cachalot_runtime::Pool;
 use cachalot_storage::{Files, StorageError};
+use cachalot_text::conversation::EffortTexts;
 use cachalot_text::tokenizer::MAX_FILE_BYTES;
 use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 
@@ -115,6 +117,7 @@ pub struct Engine {
     context: usize,
     threads: usize,
     isa: &'static str,
+    effort_texts: EffortTexts,
 }
 
 impl Engine {
@@ -165,7 +168,8 @@ impl Engine {
         let limit = config.max_position_embeddings;
         let context = options.context.map_or(limit, |context| context.min(limit));
         let (abilities, label) = (checkpoint.abilities(), checkpoint.label().to_owned());
-        Ok(Self { model, tokenizer, experts, abilities, label, context, threads, isa })
+        let effort_texts = effort_texts(checkpoint.architecture());
+        Ok(Self { model, tokenizer, experts, abilities, label, context, threads, isa, effort_texts })
     }
 
     /// The model.
@@ -193,6 +197,11 @@ impl Engine {
         self.abilities
     }
 
+    /// Which texts the model knows for its efforts, as far as the checkpoint shows.
+    pub fn effort_texts(&self) -> EffortTexts {
+        self.effort_texts
+    }
+
     /// Where the checkpoint is, for people.
     pub fn label(&self) -> &str {
         &self.label
@@ -217,6 +226,15 @@ impl Engine {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Engine({}, context {}, {} threads)", self.label, self.context, self.threads)
+    }
+}
+
+/// The first builds of V4 know other effort texts than the later ones (protocol.md 2.3). They come with an MTP block; the
+/// later ones have DSpark, and so has one of the first, which only its user can tell.
+fn effort_texts(architecture: &Architecture) -> EffortTexts {
+    match architecture.deepseek_v4().and_then(|config| config.build.draft) {
+        Some(Draft::Mtp { .. }) => EffortTexts::Preview,
+        _ => EffortTexts::Release,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::commands::{
     forward::ForwardArgs,
     inspect::InspectArgs,
     run::RunArgs,
+    synth::SynthArgs,
 };
 
 const EXAMPLES: &str = "\
@@ -21,6 +22,7 @@ Examples:
   cachalot chat --model DIR                           a conversation
   cachalot inspect DIR                                what the checkpoint holds
   cachalot bench kernels                              how fast this machine is, and how fast it could be
+  cachalot synth v4-flash --layers 4 DIR              a checkpoint to measure with, where there is no real one
   cachalot completions bash > cachalot.bash           completions for a shell
 
 Standard output carries only the answer; reasoning, progress and figures go to standard error.
@@ -50,6 +52,8 @@ pub enum Command {
     Forward(ForwardArgs),
     /// Measure this machine's speed at what dominates
     Bench(BenchArgs),
+    /// Write a checkpoint with the true shapes and random weights, for measuring
+    Synth(SynthArgs),
     /// Print completions for a shell
     Completions {
         /// Shell to write for
@@ -156,7 +160,7 @@ impl Command {
             Self::Bench(args) => match &args.what {
                 What::Kernels(args) => args.json,
             },
-            Self::Chat(_) | Self::Forward(_) | Self::Completions { .. } => false,
+            Self::Chat(_) | Self::Forward(_) | Self::Synth(_) | Self::Completions { .. } => false,
         }
     }
 }
