@@ -61,14 +61,7 @@ impl Model {
     }
 
     /// Selects for every row the entries that it attends to; `scored` if not all rows see all of theirs.
-    fn select(
-        &self,
-        layer: usize,
-        compressed: &Compressed,
-        scored: bool,
-        work: &mut Workspace,
-        segments: &[Segment],
-    ) {
+    fn select(&self, layer: usize, compressed: &Compressed, scored: bool, work: &mut Workspace, segments: &[Segment]) {
         let (rows, pool, limit) = (&work.rows, self.trunk.compute.pool(), self.config.index_topk);
         let visible = |row: usize| self.visible(layer, rows[row].position);
         let IndexBuffers { queries, head_weights, packed, selection, lanes } = &mut work.index;
@@ -80,7 +73,8 @@ impl Model {
         let (codec, transform) = (self.codecs.index_key, self.codecs.transform);
         let scorer = self.trunk.prepare_index(&work.angles[1], codec, transform, queries, head_weights, packed);
         let select = |row: usize, chosen: &mut _, lane: &mut IndexLane, shared: bool| {
-            let (visible, keys) = (visible(row), &segments[rows[row].segment].sequence.caches[compressed.cache].index_keys);
+            let (visible, keys) =
+                (visible(row), &segments[rows[row].segment].sequence.caches[compressed.cache].index_keys);
             if visible > limit {
                 scorer.score_all(row, keys, visible, shared, lane);
                 choose(&lane.scores, 0..visible, limit, &mut lane.order, chosen);

@@ -15,10 +15,8 @@ impl Model {
     ) -> Result<&'w [f32], StepError> {
         self.trunk.check(segments)?;
         self.trunk.begin(work, segments);
-        let outcome = self
-            .trunk
-            .embed(work, segments)
-            .and_then(|()| self.run_layers(work, segments, trace.as_deref_mut()));
+        let outcome =
+            self.trunk.embed(work, segments).and_then(|()| self.run_layers(work, segments, trace.as_deref_mut()));
         if let Err(error) = outcome {
             self.trunk.undo(segments);
             return Err(error);

@@ -4,7 +4,8 @@
 //! Which compressed entries a query sees is the architecture's business; it says so with [`Entries`].
 
 use cachalot_kernels::{
-    AttentionScratch, Compute, Job, Matrix, Treatment, attend, matmul, matmul_one, mean_square, rms_norm, rope};
+    AttentionScratch, Compute, Job, Matrix, Treatment, attend, matmul, matmul_one, mean_square, rms_norm, rope,
+};
 use smallvec::SmallVec;
 
 use super::buffer::{sized, split_pieces};
@@ -148,7 +149,12 @@ impl Trunk {
 
     /// Query heads from the query latent, and index queries where there is an indexer (`index`: its `wq_b`, and where
     /// they go). Heads are not yet rotated.
-    pub fn project_heads(&self, weights: &Attention, buffers: &mut AttentionBuffers, index: Option<(&Matrix, &mut Vec<f32>)>) {
+    pub fn project_heads(
+        &self,
+        weights: &Attention,
+        buffers: &mut AttentionBuffers,
+        index: Option<(&Matrix, &mut Vec<f32>)>,
+    ) {
         let input = buffers.latent.quantised();
         let rows = input.tokens();
         let mut jobs = Jobs::new();
@@ -176,7 +182,14 @@ impl Trunk {
     }
 
     /// Normalises, rotates and packs the window key of every row.
-    pub fn write_window(&self, layer: usize, weights: &Attention, angles: &Angles, buffers: &mut AttentionBuffers, records: &mut [u8]) {
+    pub fn write_window(
+        &self,
+        layer: usize,
+        weights: &Attention,
+        angles: &Angles,
+        buffers: &mut AttentionBuffers,
+        records: &mut [u8],
+    ) {
         let dim = self.config.head_dim;
         let plain = dim - self.config.qk_rope_head_dim;
         let AttentionBuffers { kv_raw, kv, .. } = buffers;
@@ -207,7 +220,8 @@ impl Trunk {
         entries_at_most: usize,
         entries_of: impl Fn(usize) -> Entries<'a> + Sync,
     ) {
-        let (dim, heads, rotary) = (self.config.head_dim, self.config.num_attention_heads, self.config.qk_rope_head_dim);
+        let (dim, heads, rotary) =
+            (self.config.head_dim, self.config.num_attention_heads, self.config.qk_rope_head_dim);
         let (compute, pool) = (&self.compute, self.compute.pool());
         let scale = 1.0 / (dim as f32).sqrt();
         let keys_of = |row: usize| self.keys_of(step, row, entry, entries_of(row));
