@@ -2,8 +2,8 @@
 //!
 //! Follows spec section 2.3. Matrices are `[out, in]`.
 
-use cachalot_checkpoint::deepseek_v4::{Config, Role, Routing};
 use cachalot_checkpoint::CheckpointError;
+use cachalot_checkpoint::deepseek_v4::{Config, Role, Routing};
 use cachalot_kernels::Matrix;
 
 use crate::shared::weights::{Attention, HyperConnection, Indexer, Reader, SharedExpert};
