@@ -54,17 +54,24 @@ impl Model {
 
     fn attend(&self, layer: usize, work: &mut Workspace, segments: &[Segment]) {
         let (rows, selection) = (&work.rows, &work.index.selection);
-        let step = Step { layer, rows, spans: &work.spans, window_records: &work.window_records, segments };
+        let step = Step {
+            layer,
+            rows,
+            spans: &work.spans,
+            window_records: &work.window_records,
+            segments,
+            angles: &work.angles[self.rope(layer)],
+            entry: ENTRY,
+            entries_at_most: self.config.index_topk,
+        };
         let source = self.config.layers[layer].kv_source.map(|owner| self.source_index(owner));
-        let entries_of = |row: usize| match source {
+        let sinks = &self.layers[layer].attention.sinks;
+        self.trunk.attend(&step, sinks, &mut work.attention, |row| match source {
             Some(source) => {
                 let cache = &segments[rows[row].segment].sequence.caches[source];
                 Entries::Listed(&cache.entries, selection.of(row))
             }
             None => Entries::None,
-        };
-        let sinks = &self.layers[layer].attention.sinks;
-        let (angles, buffers) = (&work.angles[self.rope(layer)], &mut work.attention);
-        self.trunk.attend(&step, sinks, angles, buffers, ENTRY, self.config.index_topk, entries_of);
+        });
     }
 }
