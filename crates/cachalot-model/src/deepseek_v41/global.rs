@@ -23,8 +23,8 @@ pub(super) struct GlobalBuffers {
     index_raw: Vec<f32>,
     index_keys: Vec<f32>,
     angles: Angles,
-    candidates: Candidates,
-    /// The step's groups have been appended before (decoder replay).
+    pub candidates: Candidates,
+    /// The layer's groups have been appended before, for more rows than are left.
     pub appended: bool,
 }
 
@@ -170,12 +170,8 @@ impl Model {
         let scorer = self.trunk.prepare_index(&work.angles[1], INDEX_KEY, false, queries, head_weights, packed);
         let plan = &config.layers[layer];
         let (Some(owner), ratio) = (plan.kv_source, plan.ratio) else { return };
-        let chooser = Chooser {
-            config,
-            scorer,
-            publishes: plan.is_candidate_source,
-            restricted: plan.candidates_from.is_some(),
-        };
+        let chooser =
+            Chooser { config, scorer, publishes: plan.is_candidate_source, restricted: plan.candidates_from.is_some() };
         let source = self.source_index(owner);
         let (rows, candidates) = (&work.rows, &mut work.v41.global.candidates);
         selection.reset(rows.len(), config.index_topk);
