@@ -1,10 +1,11 @@
-//! How fast the kernels are, as ratios to what the machine can do, taken in one run.
+//! How fast kernels and whole models are, as ratios to what the machine can do, taken in one run.
 //!
 //! Other work on a machine slows bursts down and its memory changes speed from one second to the next: a burst of a
 //! kernel follows one of its ceiling at once, and the middle of all rounds' ratios counts. Refuses to compare across runs: rates of
 //! two machines, or of one machine on two days, mean nothing side by side.
 #![forbid(unsafe_code)]
 
+mod model;
 mod report;
 mod shapes;
 
@@ -17,6 +18,7 @@ use cachalot_kernels::{
 };
 use cachalot_runtime::Pool;
 
+pub use model::{ModelError, ModelOptions, ModelReport, Test, Window, model};
 pub use report::{Measurement, Report};
 pub use shapes::{AttentionTask, Shape, V41_ATTENTION, V41_FLASH, format_name};
 

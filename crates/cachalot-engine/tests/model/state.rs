@@ -6,7 +6,7 @@ use cachalot_engine::engine::{Engine, EngineOptions};
 use cachalot_model::{Arithmetic, LogitsOf, Model, ROLLBACK, Segment, Sequence, StepError, Workspace};
 use cachalot_storage::{Directory, Fault, FaultyFiles, Plan};
 
-use crate::fixture::{Fixture, NAMES};
+use crate::fixture::Fixture;
 
 /// Advances and returns the logits of all tokens given.
 fn advance(engine: &Engine, sequence: &mut Sequence, tokens: &[u32]) -> Vec<f32> {
@@ -201,70 +201,6 @@ fn replay_is_exact_within_the_window_and_an_approximation_beyond() {
     let outcome = engine.model().prefill_replay(&mut work, &mut stopped, &tokens[..100], 9, &mut |done| done < 30);
     assert!(matches!(outcome, Err(StepError::Cancelled)));
     assert_eq!(stopped.position(), 0);
-}
-
-/// Layers behind the last KV source leave out what nothing can see: the same last logits, state and later tokens.
-#[test]
-fn rows_that_nothing_sees_are_left_out() {
-    for name in NAMES {
-        let fixture = Fixture::open(name);
-        let tokens = fixture.tensors().ids("p400");
-        let (prompt, later) = tokens.split_at(tokens.len() - 30);
-        let engine = fixture.engine(Arithmetic::Fast, 2);
-        let vocabulary = engine.model().config().vocab_size;
-        let asked = || engine.expert_stats().hits + engine.expert_stats().misses;
-        let mut whole = engine.model().sequence();
-        let before = asked();
-        let expected = in_chunks(&engine, &mut whole, prompt, &[64]);
-        let whole_asked = asked() - before;
-        let mut next = whole.clone();
-        let continued = in_chunks(&engine, &mut next, later, &[3, 1]);
-        for chunk in [prompt.len(), 64, 7] {
-            let mut sequence = engine.model().sequence();
-            let mut work = Workspace::new();
-            let before = asked();
-            for (index, tokens) in prompt.chunks(chunk).enumerate() {
-                let following = prompt.len() - prompt.len().min((index + 1) * chunk);
-                let logits = if following == 0 { LogitsOf::Last } else { LogitsOf::Later(following) };
-                let mut segments = [Segment { sequence: &mut sequence, tokens, embeddings: None, logits }];
-                engine.model().advance(&mut work, &mut segments, None).unwrap();
-            }
-            let what = format!("{name}, chunks of {chunk}");
-            assert_same(work.logits(), &expected[(prompt.len() - 1) * vocabulary..], &what);
-            assert_eq!(sequence, whole, "{what}");
-            assert!(chunk != 64 || asked() - before < whole_asked, "{what} saves work");
-            // A rollback returns to a complete state as well.
-            let (mut rolled, mut complete) = (sequence.clone(), whole.clone());
-            rolled.roll_back(prompt.len() - ROLLBACK).unwrap();
-            complete.roll_back(prompt.len() - ROLLBACK).unwrap();
-            let again = in_chunks(&engine, &mut rolled, later, &[5]);
-            assert_same(&again, &in_chunks(&engine, &mut complete, later, &[5]), &what);
-            assert_same(&in_chunks(&engine, &mut sequence, later, &[3, 1]), &continued, &what);
-            assert_eq!(sequence, next, "{what}");
-        }
-    }
-}
-
-#[test]
-fn a_promise_of_more_tokens_is_kept_to() {
-    let (engine, tokens, expected) = prepared(Arithmetic::Fast);
-    let vocabulary = engine.model().config().vocab_size;
-    let mut sequence = engine.model().sequence();
-    let mut step = |range: std::ops::Range<usize>, logits| {
-        let mut segments = [Segment { sequence: &mut sequence, tokens: &tokens[range], embeddings: None, logits }];
-        let mut work = Workspace::new();
-        engine.model().advance(&mut work, &mut segments, None).map(<[f32]>::to_vec)
-    };
-    assert_eq!(step(0..20, LogitsOf::Later(100)).unwrap(), [0.0f32; 0]);
-    for (range, logits) in [(20..119, LogitsOf::Last), (20..130, LogitsOf::All), (20..40, LogitsOf::Later(79))] {
-        let error = step(range, logits).unwrap_err();
-        assert!(matches!(error, StepError::Owed { owed: 120, .. }), "{error}");
-    }
-    step(20..60, LogitsOf::Later(60)).unwrap();
-    let logits = step(60..125, LogitsOf::Last).unwrap();
-    assert_same(&logits, &expected[124 * vocabulary..125 * vocabulary], "more than was promised");
-    let logits = step(125..130, LogitsOf::All).unwrap();
-    assert_same(&logits, &expected[125 * vocabulary..130 * vocabulary], "afterwards");
 }
 
 #[test]
