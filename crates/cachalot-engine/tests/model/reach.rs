@@ -3,7 +3,7 @@
 use cachalot_engine::engine::Engine;
 use cachalot_model::{Arithmetic, LogitsOf, ROLLBACK, Segment, Sequence, StepError, Workspace};
 
-use crate::fixture::{Fixture, NAMES};
+use crate::fixture::Fixture;
 
 /// Advances and returns the logits asked for.
 fn step(engine: &Engine, sequence: &mut Sequence, tokens: &[u32], logits: LogitsOf) -> Result<Vec<f32>, StepError> {
@@ -23,9 +23,10 @@ fn assert_same(ours: &[f32], theirs: &[f32], what: &str) {
 
 #[test]
 fn rows_that_nothing_sees_are_left_out() {
-    for name in NAMES {
+    for name in ["v41-tiny", "v41-ones-first", "v41-pairs"] {
         let fixture = Fixture::open(name);
-        let tokens = fixture.tensors().ids("p400");
+        let ids = fixture.tensors().ids(fixture.prompts().last().unwrap());
+        let tokens: Vec<u32> = ids.iter().copied().cycle().take(230).collect();
         let (prompt, later) = tokens.split_at(tokens.len() - 30);
         let engine = fixture.engine(Arithmetic::Fast, 2);
         let vocabulary = engine.model().config().vocab_size;
@@ -47,7 +48,7 @@ fn rows_that_nothing_sees_are_left_out() {
                 last = step(&engine, &mut sequence, tokens, logits).unwrap();
             }
             assert_same(&last, &expected[(prompt.len() - 1) * vocabulary..], &what);
-            assert_eq!(sequence, whole, "{what}");
+            assert!(sequence == whole, "{what}: the state");
             assert!(chunk != 64 || asked() - before < whole_asked, "{what} saves work");
             // A rollback returns to a complete state as well.
             let [mut rolled, mut complete] = [sequence.clone(), whole.clone()];
@@ -55,7 +56,7 @@ fn rows_that_nothing_sees_are_left_out() {
             complete.roll_back(prompt.len() - ROLLBACK).unwrap();
             assert_same(&all(&engine, &mut rolled, later, 5), &all(&engine, &mut complete, later, 5), &what);
             assert_same(&all(&engine, &mut sequence, later, 3), &continued, &what);
-            assert_eq!(sequence, next, "{what}");
+            assert!(sequence == next, "{what}: the state afterwards");
         }
     }
 }

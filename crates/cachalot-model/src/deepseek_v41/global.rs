@@ -62,7 +62,8 @@ impl GlobalBuffers {
             if ring.bytes() == 0 {
                 continue;
             }
-            for offset in span.count.saturating_sub(ROLLBACK + 1)..span.count {
+            // As many as the ring holds: equal sequences have equal states, however they came about.
+            for offset in span.count.saturating_sub(ROLLBACK + 2)..span.count {
                 let position = span.start + offset;
                 if position.is_multiple_of(2) {
                     let row = (span.first_row + offset) * dim;
