@@ -22,7 +22,7 @@ use cachalot_runtime::Pool;
 pub use model::{ModelError, ModelOptions, ModelReport, Test, Window, model};
 pub use rates::rates;
 pub use report::{Measurement, Report};
-pub use shapes::{AttentionTask, Shape, V41_ATTENTION, V41_FLASH, format_name};
+pub use shapes::{AttentionTask, RELEASES, Release, Shape, format_name};
 
 /// What to measure, and how long.
 #[derive(Clone, Debug)]
@@ -49,10 +49,10 @@ impl Default for Options {
             threads: 0,
             rounds: 24,
             mebibytes: 128,
-            shapes: V41_FLASH.to_vec(),
+            shapes: RELEASES[2].shapes.to_vec(),
             isas: Vec::new(),
             batch: 64,
-            attention: V41_ATTENTION.to_vec(),
+            attention: RELEASES[2].attention.to_vec(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
-use cachalot_bench::{ModelOptions, Test};
+use cachalot_bench::{ModelOptions, RELEASES, Release, Test};
 use cachalot_kernels::Isa;
 use clap::{Args, Subcommand};
 
@@ -13,6 +13,7 @@ use crate::{open, output};
 const AFTER: &str = "\
 Examples:
   cachalot bench kernels                        all shapes of DeepSeek-V4.1-Flash, all cores
+  cachalot bench kernels --model v4-pro         those of another model
   cachalot bench kernels --rounds 3 --mib 128   a quick look
   cachalot bench kernels --isa avx2 --json      one instruction set, for a program";
 
@@ -35,7 +36,7 @@ pub struct BenchArgs {
 /// What can be measured.
 #[derive(Debug, Subcommand)]
 pub enum What {
-    /// Matrix products at the shapes of DeepSeek-V4.1-Flash, over a plain read of the same bytes
+    /// Matrix products at the shapes of a released model, over a plain read of the same bytes
     Kernels(KernelArgs),
     /// Single-token steps of a model, over what memory allows
     Decode(ModelBenchArgs),
@@ -47,6 +48,10 @@ pub enum What {
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
 pub struct KernelArgs {
+    /// Model whose shapes are measured
+    #[arg(long, value_name = "NAME", default_value = "v41-flash", value_parser = release)]
+    pub model: Release,
+
     /// Threads; all cores if not given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -99,6 +104,11 @@ pub struct ModelBenchArgs {
     pub json: bool,
 }
 
+fn release(name: &str) -> Result<Release, String> {
+    let known = || RELEASES.map(|release| release.name).join(", ");
+    RELEASES.into_iter().find(|release| release.name == name).ok_or_else(|| format!("known are {}", known()))
+}
+
 /// Measures and prints.
 ///
 /// # Errors
@@ -139,6 +149,8 @@ fn kernels(args: &KernelArgs) -> anyhow::Result<ExitCode> {
         mebibytes: args.mib as usize,
         isas: args.isa.clone(),
         batch: args.batch.into(),
+        shapes: args.model.shapes.to_vec(),
+        attention: args.model.attention.to_vec(),
         ..cachalot_bench::Options::default()
     };
     let report = cachalot_bench::kernels(&options)?;
