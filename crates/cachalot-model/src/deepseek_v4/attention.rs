@@ -23,7 +23,13 @@ impl Model {
         trunk.project_heads(&weights.attention, &mut work.attention, index_queries);
         let angles = &work.angles[self.rope(layer)];
         trunk.rotate_heads(angles, true, &mut work.attention);
-        trunk.write_window(layer, &weights.attention, angles, &mut work.attention, &mut work.window_records);
+        trunk.write_window(
+            &weights.attention,
+            angles,
+            &mut work.attention,
+            &work.rows,
+            work.window_records.of_mut(layer),
+        );
         if let Some(compressed) = &weights.compressed {
             self.compress(compressed, work, segments);
             if compressed.indexer.is_some() {
@@ -99,7 +105,7 @@ impl Model {
             layer,
             rows,
             spans: &work.spans,
-            window_records: &work.window_records,
+            window_records: work.window_records.of(layer),
             segments,
             angles: &work.angles[self.rope(layer)],
             entry: self.codecs.key,

@@ -34,6 +34,8 @@ pub struct AttentionBuffers {
     q: Vec<f32>,
     kv_raw: Vec<f32>,
     kv: Vec<f32>,
+    /// Window records, `[rows, record]`.
+    packed: Vec<u8>,
     /// `[rows, heads, head_dim]`
     heads: Vec<f32>,
     /// `[groups, rows, heads / groups * head_dim]`
@@ -131,6 +133,7 @@ pub struct Step<'a> {
     pub layer: usize,
     pub rows: &'a [Row],
     pub spans: &'a [Span],
+    /// Window records of the layer, by slot.
     pub window_records: &'a [u8],
     pub segments: &'a [Segment<'a>],
     pub angles: &'a Angles,
@@ -186,18 +189,18 @@ impl Trunk {
         });
     }
 
-    /// Normalises, rotates and packs the window key of every row.
+    /// Normalises, rotates and packs the window key of every row, into its slot of the layer's `records`.
     pub fn write_window(
         &self,
-        layer: usize,
         weights: &Attention,
         angles: &Angles,
         buffers: &mut AttentionBuffers,
+        rows: &[Row],
         records: &mut [u8],
     ) {
         let dim = self.config.head_dim;
         let plain = dim - self.config.qk_rope_head_dim;
-        let AttentionBuffers { kv_raw, kv, .. } = buffers;
+        let AttentionBuffers { kv_raw, kv, packed, .. } = buffers;
         sized(kv, kv_raw.len());
         self.compute.pool().run_pieces(kv, dim, |row, out| {
             let raw = &kv_raw[row * dim..(row + 1) * dim];
@@ -206,11 +209,13 @@ impl Trunk {
             rope(&mut out[plain..], cos, sin, false);
         });
         let size = self.window_record();
-        let layer_bytes = kv.len() / dim * size;
-        let records = &mut records[layer * layer_bytes..(layer + 1) * layer_bytes];
-        self.compute.pool().run_pieces(records, size, |row, record| {
+        sized(packed, rows.len() * size);
+        self.compute.pool().run_pieces(packed, size, |row, record| {
             self.window.encode(&self.compute, &kv[row * dim..(row + 1) * dim], record);
         });
+        for (row, record) in rows.iter().zip(packed.chunks_exact(size)) {
+            records[row.slot * size..][..size].copy_from_slice(record);
+        }
     }
 
     /// Attends for every row, over its window and the entries that `entries_of` says, and rotates the result back.
@@ -279,7 +284,7 @@ impl Trunk {
         let Row { segment, position, .. } = step.rows[row];
         let (span, sequence) = (step.spans[segment], &*step.segments[segment].sequence);
         let record = self.window_record();
-        let base = (step.layer * step.rows.len() + span.first_row) * record;
+        let base = span.first_row * record;
         let first = self.window_from(step.layer, position, sequence);
         Keys {
             codecs: [self.window, step.entry],
