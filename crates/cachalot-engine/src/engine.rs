@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cachalot_checkpoint::deepseek_v4::Draft;
 use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
-use cachalot_experts::{CheckpointRows, ExpertStats, LazyExperts, RowError};
+use cachalot_experts::{CheckpointRows, ExpertError, ExpertSource, ExpertStats, LazyExperts, RowError};
 use cachalot_kernels::Compute;
 use cachalot_model::{Arithmetic, CachePrecision, LoadError, Model, Parts};
 use cachalot_runtime::Pool;
@@ -112,12 +112,12 @@ pub struct Engine {
     model: Model,
     tokenizer: Tokenizer,
     experts: Arc<LazyExperts>,
-    abilities: Abilities,
-    label: String,
+    checkpoint: Arc<Checkpoint>,
+    inspection: Inspection,
+    expert_cache: u64,
     context: usize,
     threads: usize,
     isa: &'static str,
-    effort_texts: EffortTexts,
 }
 
 impl Engine {
@@ -158,7 +158,8 @@ impl Engine {
             cache: options.cache.precision(architecture),
             classes,
         };
-        let mut loading = Loading { done: 0, total: Inspection::of(&checkpoint).memory.resident_bytes };
+        let inspection = Inspection::of(&checkpoint);
+        let mut loading = Loading { done: 0, total: inspection.memory.resident_bytes };
         progress(loading);
         let model = Model::load(&checkpoint, parts, &mut |bytes| {
             // A packed matrix may be a little larger than the released one.
@@ -167,9 +168,17 @@ impl Engine {
         })?;
         let limit = config.max_position_embeddings;
         let context = options.context.map_or(limit, |context| context.min(limit));
-        let (abilities, label) = (checkpoint.abilities(), checkpoint.label().to_owned());
-        let effort_texts = effort_texts(checkpoint.architecture());
-        Ok(Self { model, tokenizer, experts, abilities, label, context, threads, isa, effort_texts })
+        Ok(Self {
+            model,
+            tokenizer,
+            experts,
+            checkpoint,
+            inspection,
+            expert_cache: options.expert_cache,
+            context,
+            threads,
+            isa,
+        })
     }
 
     /// The model.
@@ -194,17 +203,51 @@ impl Engine {
 
     /// What the checkpoint can do besides text.
     pub fn abilities(&self) -> Abilities {
-        self.abilities
+        self.checkpoint.abilities()
     }
 
-    /// Which texts the model knows for its efforts, as far as the checkpoint shows.
+    /// The figures of the checkpoint.
+    pub fn inspection(&self) -> &Inspection {
+        &self.inspection
+    }
+
+    /// Bytes of weights and caches that a decoded token behind `tokens` others reads.
+    pub fn bytes_per_token(&self, tokens: u64) -> u64 {
+        self.inspection.token.bytes() + self.checkpoint.architecture().cache_read_bytes(tokens)
+    }
+
+    /// Whether all routed experts have room in memory.
+    pub fn experts_fit(&self) -> bool {
+        self.inspection.memory.experts_bytes <= self.expert_cache
+    }
+
+    /// Reads every routed expert once, so that as many are in memory as the budget allows.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn read_experts(&self) -> Result<(), ExpertError> {
+        let config = self.model.config();
+        let mut experts = Vec::new();
+        for layer in 0..config.num_hidden_layers {
+            for expert in 0..config.n_routed_experts as u32 {
+                self.experts.fetch(layer, &[expert], &mut experts)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Which texts the model knows for its efforts (protocol.md 2.3), as far as the checkpoint shows: the first builds of
+    /// V4 come with an MTP block, the later ones with DSpark. One of the first has DSpark too: only its user can tell.
     pub fn effort_texts(&self) -> EffortTexts {
-        self.effort_texts
+        match self.checkpoint.architecture().deepseek_v4().and_then(|config| config.build.draft) {
+            Some(Draft::Mtp { .. }) => EffortTexts::Preview,
+            _ => EffortTexts::Release,
+        }
     }
 
     /// Where the checkpoint is, for people.
     pub fn label(&self) -> &str {
-        &self.label
+        self.checkpoint.label()
     }
 
     /// Threads that compute.
@@ -225,16 +268,7 @@ impl Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Engine({}, context {}, {} threads)", self.label, self.context, self.threads)
-    }
-}
-
-/// The first builds of V4 know other effort texts than the later ones (protocol.md 2.3). They come with an MTP block; the
-/// later ones have DSpark, and so has one of the first, which only its user can tell.
-fn effort_texts(architecture: &Architecture) -> EffortTexts {
-    match architecture.deepseek_v4().and_then(|config| config.build.draft) {
-        Some(Draft::Mtp { .. }) => EffortTexts::Preview,
-        _ => EffortTexts::Release,
+        write!(f, "Engine({}, context {}, {} threads)", self.label(), self.context, self.threads)
     }
 }
 

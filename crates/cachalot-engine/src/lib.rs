@@ -7,6 +7,7 @@
 pub mod chat;
 pub mod engine;
 pub mod forward;
+pub mod planner;
 pub mod sampling;
 pub mod session;
 

@@ -159,6 +159,7 @@ impl Command {
             Self::Inspect(args) => args.json,
             Self::Bench(args) => match &args.what {
                 What::Kernels(args) => args.json,
+                What::Decode(args) | What::Prefill(args) => args.json,
             },
             Self::Chat(_) | Self::Forward(_) | Self::Synth(_) | Self::Completions { .. } => false,
         }

@@ -2,14 +2,20 @@
 
 use std::sync::Arc;
 
+use cachalot_engine::Engine;
 use cachalot_engine::session::{Event, Finish, Flow, GenerateError, Prefill, Session};
 
 use crate::{engine, generate, greedy, ids};
 
 #[test]
 fn going_on_equals_starting_anew() {
-    let engine = engine("fixtures/v41-tiny");
-    let mut session = Session::new(Arc::clone(&engine));
+    for fixture in ["fixtures/v41-tiny", "fixtures/v4-tiny"] {
+        goes_on(&engine(fixture));
+    }
+}
+
+fn goes_on(engine: &Arc<Engine>) {
+    let mut session = Session::new(Arc::clone(engine));
     let request = greedy(6, Prefill::Exact);
     let mut prompt = ids(40, 0);
     // Every prompt shares a beginning with one before it, in each way that matters.
@@ -25,7 +31,7 @@ fn going_on_equals_starting_anew() {
     prompts.push(prompt);
     for (index, prompt) in prompts.iter().enumerate() {
         let (kept, outcome) = generate(&mut session, prompt, &request);
-        let (fresh, anew) = generate(&mut Session::new(Arc::clone(&engine)), prompt, &request);
+        let (fresh, anew) = generate(&mut Session::new(Arc::clone(engine)), prompt, &request);
         assert_eq!(kept, fresh, "prompt {index}: {outcome:?}");
         assert_eq!((anew.cached_tokens, anew.prompt_tokens), (0, prompt.len()));
         let expected_least = [0, 40, 62, 40, 39, 0, 0, 0][index];
@@ -76,6 +82,25 @@ fn a_session_survives_being_stopped_while_it_reads() {
         let (after, _) = generate(&mut session, &prompt, &greedy(4, prefill));
         let (fresh, _) = generate(&mut Session::new(Arc::clone(&engine)), &prompt, &greedy(4, prefill));
         assert_eq!(after, fresh, "{prefill:?}");
+    }
+}
+
+#[test]
+fn another_prompt_than_the_one_that_was_stopped_is_answered_right() {
+    let engine = engine("fixtures/v41-pairs");
+    let prompt = ids(600, 0);
+    let others =
+        [prompt[..300].to_vec(), [&prompt[..500], &ids(9, 3)].concat(), [&prompt[..400], &ids(300, 2)].concat()];
+    for other in others {
+        let mut session = Session::new(Arc::clone(&engine));
+        let stop = &mut |event: Event<'_>| match event {
+            Event::Prefill { done: 0, .. } => Flow::Continue,
+            _ => Flow::Cancel,
+        };
+        session.generate(&prompt, &greedy(4, Prefill::Exact), stop).expect("it stops");
+        let (after, _) = generate(&mut session, &other, &greedy(4, Prefill::Exact));
+        let (fresh, _) = generate(&mut Session::new(Arc::clone(&engine)), &other, &greedy(4, Prefill::Exact));
+        assert_eq!(after, fresh, "{} tokens", other.len());
     }
 }
 

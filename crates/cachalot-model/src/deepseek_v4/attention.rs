@@ -23,7 +23,13 @@ impl Model {
         trunk.project_heads(&weights.attention, &mut work.attention, index_queries);
         let angles = &work.angles[self.rope(layer)];
         trunk.rotate_heads(angles, true, &mut work.attention);
-        trunk.write_window(layer, &weights.attention, angles, &mut work.attention, &mut work.window_records);
+        trunk.write_window(
+            &weights.attention,
+            angles,
+            &mut work.attention,
+            &work.rows,
+            work.window_records.of_mut(layer),
+        );
         if let Some(compressed) = &weights.compressed {
             self.compress(compressed, work, segments);
             if compressed.indexer.is_some() {
@@ -95,8 +101,17 @@ impl Model {
 
     fn attend(&self, layer: usize, most: usize, work: &mut Workspace, segments: &[Segment]) {
         let (rows, selection, weights) = (&work.rows, &work.index.selection, &self.layers[layer]);
-        let step = Step { layer, rows, spans: &work.spans, window_records: &work.window_records, segments };
-        let entries_of = |row: usize| match &weights.compressed {
+        let step = Step {
+            layer,
+            rows,
+            spans: &work.spans,
+            window_records: work.window_records.of(layer),
+            segments,
+            angles: &work.angles[self.rope(layer)],
+            entry: self.codecs.key,
+            entries_at_most: if weights.indexer().is_some() { most.min(self.config.index_topk) } else { most },
+        };
+        self.trunk.attend(&step, &weights.attention.sinks, &mut work.attention, |row| match &weights.compressed {
             None => Entries::None,
             Some(compressed) => {
                 let pages = &segments[rows[row].segment].sequence.caches[compressed.cache].entries;
@@ -105,9 +120,6 @@ impl Model {
                     None => Entries::First(pages, self.visible(layer, rows[row].position)),
                 }
             }
-        };
-        let most = if weights.indexer().is_some() { most.min(self.config.index_topk) } else { most };
-        let (angles, sinks, codec) = (&work.angles[self.rope(layer)], &weights.attention.sinks, self.codecs.key);
-        self.trunk.attend(&step, sinks, angles, &mut work.attention, codec, most, entries_of);
+        });
     }
 }

@@ -21,7 +21,7 @@ impl Model {
             self.trunk.undo(segments);
             return Err(error);
         }
-        self.trunk.commit_windows(0..self.layers.len(), work, segments);
+        self.trunk.commit_windows(work, segments, |_, _, span| span.count);
         work.v4.commit(&work.spans, segments);
         for (segment, span) in segments.iter_mut().zip(&work.spans) {
             segment.sequence.commit(span.count);
@@ -29,7 +29,7 @@ impl Model {
         if let Some(trace) = trace {
             trace.record_streams(self.layers.len(), &work.streams);
         }
-        if segments.iter().any(|segment| segment.logits != LogitsOf::None) {
+        if segments.iter().any(|segment| matches!(segment.logits, LogitsOf::Last | LogitsOf::All)) {
             self.trunk.mix_head(&self.head_site, work);
         }
         self.trunk.logits(work, segments);

@@ -23,8 +23,8 @@ pub(super) struct GlobalBuffers {
     index_raw: Vec<f32>,
     index_keys: Vec<f32>,
     angles: Angles,
-    candidates: Candidates,
-    /// The step's groups have been appended before (decoder replay).
+    pub candidates: Candidates,
+    /// The layer's groups have been appended before, for more rows than are left.
     pub appended: bool,
 }
 
@@ -62,7 +62,8 @@ impl GlobalBuffers {
             if ring.bytes() == 0 {
                 continue;
             }
-            for offset in span.count.saturating_sub(ROLLBACK + 1)..span.count {
+            // As many as the ring holds: equal sequences have equal states, however they came about.
+            for offset in span.count.saturating_sub(ROLLBACK + 2)..span.count {
                 let position = span.start + offset;
                 if position.is_multiple_of(2) {
                     let row = (span.first_row + offset) * dim;
