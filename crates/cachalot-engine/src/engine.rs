@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
 use cachalot_experts::{CheckpointRows, ExpertError, ExpertSource, ExpertStats, LazyExperts, RowError};
 use cachalot_kernels::Compute;
-use cachalot_model::{Arithmetic, CachePrecision, LoadError, Model, Parts};
+use cachalot_model::{Ablation, Arithmetic, CachePrecision, LoadError, Model, Parts};
 use cachalot_runtime::Pool;
 use cachalot_storage::{Files, StorageError};
 use cachalot_text::tokenizer::MAX_FILE_BYTES;
@@ -34,6 +34,8 @@ pub struct EngineOptions {
     pub expert_cache: u64,
     /// How sequences keep keys and entries.
     pub cache: CacheChoice,
+    /// Parts of the model that are left out.
+    pub ablation: Ablation,
 }
 
 /// How sequences keep keys and entries.
@@ -65,6 +67,7 @@ impl Default for EngineOptions {
             context: None,
             expert_cache: DEFAULT_EXPERT_CACHE,
             cache: CacheChoice::default(),
+            ablation: Ablation::default(),
         }
     }
 }
@@ -153,6 +156,7 @@ impl Engine {
             rows: Arc::new(CheckpointRows::new(Arc::clone(&checkpoint))?),
             compute,
             arithmetic: options.arithmetic,
+            ablation: options.ablation,
             cache: options.cache.precision(architecture),
             classes,
         };
