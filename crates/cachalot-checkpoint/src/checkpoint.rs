@@ -4,13 +4,15 @@
 //! Refuses to open what is not complete and sound; [`Checkpoint::open_headers`] lets data that has not arrived pass,
 //! for whoever only wants to know what there is.
 
-use crate::deepseek_v41::{self, config};
+use crate::architecture::Architecture;
 use crate::error::CheckpointError;
+use crate::family::MAX_CONFIG_BYTES;
+use crate::family::tensors::SET_ASIDE;
 use crate::index::{Index, MAX_INDEX_BYTES};
 use crate::inventory::{self, Expected, Held, Problem, Visit};
 use crate::problems::Problems;
 use crate::safetensors::{Header, PREFIX_BYTES, header_length};
-use crate::{Dtype, Shape};
+use crate::{Dtype, Shape, deepseek_v4};
 use cachalot_storage::{Files, Storage, StorageError};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -19,58 +21,13 @@ use std::sync::Arc;
 pub const CONFIG_FILE: &str = "config.json";
 /// The index file.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
-
-/// What kind of model a checkpoint holds.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Architecture {
-    /// DeepSeek-V4.1.
-    DeepseekV41(Box<deepseek_v41::Config>),
-}
-
-impl Architecture {
-    /// Reads a config file's bytes; `model_type` and `architectures` decide what kind of config it is.
-    ///
-    /// # Errors
-    /// If it is no JSON object, names an unknown model, or has fields that are missing or wrong.
-    pub fn from_config(json: &[u8]) -> Result<Self, CheckpointError> {
-        let map: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(json)
-            .map_err(|error| CheckpointError::ConfigSyntax { reason: error.to_string() })?;
-        let text = |value: Option<&serde_json::Value>| value.and_then(|value| value.as_str()).map(str::to_owned);
-        let class = text(map.get("architectures").and_then(|list| list.get(0)));
-        let model_type = text(map.get("model_type"));
-        match (model_type.as_deref(), class.as_deref()) {
-            (Some(deepseek_v41::MODEL_TYPE), _) | (None, Some(deepseek_v41::ARCHITECTURE)) => {
-                let config = deepseek_v41::Config::from_map(&map).map_err(CheckpointError::Config)?;
-                Ok(Self::DeepseekV41(Box::new(config)))
-            }
-            _ => {
-                let found = model_type.or(class).unwrap_or_else(|| "(none)".to_owned());
-                let model_type = found.chars().take(80).collect();
-                Err(CheckpointError::Architecture { model_type, known: deepseek_v41::MODEL_TYPE })
-            }
-        }
-    }
-
-    /// `model_type` of the config.
-    pub fn model_type(&self) -> &'static str {
-        match self {
-            Self::DeepseekV41(_) => deepseek_v41::MODEL_TYPE,
-        }
-    }
-
-    /// The V4.1 config, if this is a V4.1 model.
-    pub fn deepseek_v41(&self) -> Option<&deepseek_v41::Config> {
-        match self {
-            Self::DeepseekV41(config) => Some(config),
-        }
-    }
-}
+/// The only shard of a checkpoint without an index, as Transformers writes small ones.
+pub const SINGLE_FILE: &str = "model.safetensors";
 
 /// One tensor of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Its name.
+    /// Its released name, whatever the file calls it.
     pub name: Box<str>,
     /// Its stored type.
     pub dtype: Dtype,
@@ -78,8 +35,8 @@ pub struct TensorInfo {
     pub shape: Shape,
     /// Its length in bytes.
     pub bytes: u64,
-    shard: u32,
-    start: u64,
+    pub(crate) shard: u32,
+    pub(crate) start: u64,
 }
 
 /// How much of a shard there is.
@@ -159,11 +116,19 @@ impl Checkpoint {
     }
 
     fn load(files: &dyn Files, partial: bool) -> Result<Self, CheckpointError> {
-        let architecture = Architecture::from_config(&files.read_all(CONFIG_FILE, config::MAX_CONFIG_BYTES)?)?;
-        let index = Index::from_json(&files.read_all(INDEX_FILE, MAX_INDEX_BYTES)?)?;
+        let architecture = Architecture::from_config(&files.read_all(CONFIG_FILE, MAX_CONFIG_BYTES)?)?;
+        let index = match files.read_all(INDEX_FILE, MAX_INDEX_BYTES) {
+            Err(error) if error.is_not_found() => index_of_single_file(files, partial)?.ok_or(error)?,
+            json => Index::from_json(&json?)?,
+        };
         let total_size = index.total_size;
         let mut problems = Problems::default();
-        let opened = Opened::read(files, index, partial, &mut problems);
+        let mut opened = Opened::read(files, index, partial, &mut problems);
+        if let Some(config) = architecture.deepseek_v4() {
+            let Opened { shards, tensors, absent } = &mut opened;
+            let shard = |number: u32| shards[number as usize].name.clone();
+            deepseek_v4::dialect::translate(config, tensors, absent, shard, &mut problems);
+        }
         let mut checkpoint = Self {
             label: files.label(),
             architecture,
@@ -173,7 +138,7 @@ impl Checkpoint {
             absent: opened.absent,
             total_size,
         };
-        checkpoint.abilities = checkpoint.declared_and_held();
+        checkpoint.abilities = checkpoint.settle();
         // With a shard unread, every tensor of it would be reported as missing: one report is enough.
         if problems.is_empty() {
             checkpoint.compare_inventory(&mut problems);
@@ -181,17 +146,23 @@ impl Checkpoint {
         if problems.is_empty() { Ok(checkpoint) } else { Err(CheckpointError::Invalid(problems)) }
     }
 
-    /// An optional part is there if the config declares it and any tensor of it is held; the comparison then asks for
-    /// all of them.
-    fn declared_and_held(&self) -> Abilities {
-        let held = |prefixes: &[&str]| {
-            let starts = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
-            self.tensors.iter().any(|tensor| starts(&tensor.name)) || self.absent.iter().any(|(name, _)| starts(name))
+    /// Which optional parts there are. Of V4.1, one is there if the config declares it and any tensor of it is held;
+    /// the comparison then asks for all of them. Of V4, the tensors decide.
+    fn settle(&mut self) -> Abilities {
+        let mut held: Vec<(&str, Option<Dtype>)> = {
+            let known = self.tensors.iter().map(|tensor| (&*tensor.name, Some(tensor.dtype)));
+            known.chain(self.absent.iter().map(|(name, _)| (&**name, None))).collect()
         };
-        match &self.architecture {
+        held.sort_unstable_by(|a, b| a.0.cmp(b.0));
+        let any = |prefixes: &[&str]| held.iter().any(|(name, _)| prefixes.iter().any(|start| name.starts_with(start)));
+        match &mut self.architecture {
+            Architecture::DeepseekV4(config) => {
+                config.settle(&held);
+                Abilities { vision: config.build.vision, draft: config.build.draft.is_some() }
+            }
             Architecture::DeepseekV41(config) => Abilities {
-                vision: config.vision.is_some() && held(&["vision.", "aligner.", "image_"]),
-                draft: config.dspark.is_some() && held(&["mtp."]),
+                vision: config.vision.is_some() && any(&["vision.", "aligner.", "image_"]),
+                draft: config.dspark.is_some() && any(&["mtp."]),
             },
         }
     }
@@ -211,21 +182,14 @@ impl Checkpoint {
             names
         };
         let model_type = self.architecture.model_type();
-        inventory::compare(&names, model_type, &deepseek_v41::tensors::SET_ASIDE, |visit| self.visit(visit), problems);
-    }
-
-    fn visit(&self, visit: &mut Visit<'_>) -> ControlFlow<()> {
-        match &self.architecture {
-            Architecture::DeepseekV41(config) => {
-                deepseek_v41::tensors::visit(config, (self.abilities.draft, self.abilities.vision), visit)
-            }
-        }
+        let visit = |visit: &mut Visit<'_>| self.architecture.visit(self.abilities, visit);
+        inventory::compare(&names, model_type, &SET_ASIDE, visit, problems);
     }
 
     /// Calls `visit` with every tensor that this checkpoint must hold, and with what it holds under that name
     /// (`None` while the shard has not arrived).
     pub fn for_each_expected(&self, mut visit: impl FnMut(Expected<'_>, Option<&TensorInfo>)) {
-        let _ = self.visit(&mut |expected| {
+        let _ = self.architecture.visit(self.abilities, &mut |expected| {
             visit(expected, self.find(expected.name));
             ControlFlow::Continue(())
         });
@@ -256,7 +220,7 @@ impl Checkpoint {
         &self.tensors
     }
 
-    /// Number of tensors that the index names.
+    /// Number of tensors, counted as the release does: an expert's matrices one by one.
     pub fn tensor_count(&self) -> usize {
         self.tensors.len() + self.absent.len()
     }
@@ -309,6 +273,26 @@ impl Checkpoint {
     /// Whether reads of `tensor` may wait for a device.
     pub fn waits(&self, tensor: &TensorInfo) -> bool {
         self.shard_of(tensor).file.as_ref().is_some_and(|file| file.waits())
+    }
+}
+
+/// The index of a checkpoint that consists of one shard and has no index file, if there is such a shard.
+fn index_of_single_file(files: &dyn Files, partial: bool) -> Result<Option<Index>, CheckpointError> {
+    // A file that is not there is opened only to be told so.
+    match open_shard(files, SINGLE_FILE, partial) {
+        Ok(Some((_, header, _))) => {
+            let names = header.entries.into_iter().map(|entry| entry.name.into());
+            Ok(Some(Index::of_single_file(SINGLE_FILE, names)?))
+        }
+        Ok(None) => Ok(None),
+        Err(problem) => match *problem {
+            Problem::Storage(error) if error.is_not_found() => Ok(None),
+            problem => {
+                let mut problems = Problems::default();
+                problems.push(problem);
+                Err(CheckpointError::Invalid(problems))
+            }
+        },
     }
 }
 

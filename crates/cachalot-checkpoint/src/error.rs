@@ -21,12 +21,12 @@ pub enum CheckpointError {
         reason: String,
     },
     /// A model that this program does not know.
-    #[error("config.json: model_type {model_type:?} is unknown; known is {known:?}")]
+    #[error("config.json: model_type {model_type:?} is unknown; known are {}", known.join(", "))]
     Architecture {
         /// `model_type`, or the first of `architectures`.
         model_type: String,
         /// What is known.
-        known: &'static str,
+        known: [&'static str; 2],
     },
     /// Fields of the config that are missing or wrong.
     #[error("config.json:\n  {0}")]

@@ -46,6 +46,34 @@ impl<'a> Fields<'a> {
         Self { path: String::new(), map, problems }
     }
 
+    /// Reads a config file's bytes with `read`, which notes what is wrong.
+    pub(crate) fn read_json<T>(
+        json: &[u8],
+        read: impl FnOnce(&Fields<'_>) -> Option<T>,
+    ) -> Result<T, Problems<FieldError>> {
+        match serde_json::from_slice::<Map<String, Value>>(json) {
+            Ok(map) => Self::read_map(&map, read),
+            Err(error) => {
+                let mut problems = Problems::default();
+                problems.push(FieldError { field: "config.json".to_owned(), reason: error.to_string() });
+                Err(problems)
+            }
+        }
+    }
+
+    /// Reads an object with `read`, which notes what is wrong.
+    pub(crate) fn read_map<T>(
+        map: &Map<String, Value>,
+        read: impl FnOnce(&Fields<'_>) -> Option<T>,
+    ) -> Result<T, Problems<FieldError>> {
+        let problems = RefCell::default();
+        let config = read(&Fields::root(map, &problems));
+        match config {
+            Some(config) if problems.borrow().is_empty() => Ok(config),
+            _ => Err(problems.into_inner()),
+        }
+    }
+
     /// The path of field `key`.
     pub(crate) fn path(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
@@ -59,6 +87,20 @@ impl<'a> Fields<'a> {
     /// Whether no problem has been noted, here or elsewhere in the file.
     pub(crate) fn all_right(&self) -> bool {
         self.problems.borrow().is_empty()
+    }
+
+    /// Notes every field that `belongs` elsewhere: a config of `model_type` has it, this one has not.
+    pub(crate) fn foreign(&self, belongs: impl Fn(&str) -> bool, model_type: &str) {
+        for (key, _) in self.map.iter().filter(|(key, value)| !value.is_null() && belongs(key)) {
+            self.wrong(key, format!("belongs into a {model_type} config, not here"));
+        }
+    }
+
+    /// Notes if `value`, read from `key`, is no multiple of `of`.
+    pub(crate) fn multiple(&self, key: &str, value: usize, of: usize, why: &str) {
+        if !value.is_multiple_of(of) {
+            self.wrong(key, format!("is {value}, no multiple of {of}: {why}"));
+        }
     }
 
     fn required(&self, key: &str) -> Option<&'a Value> {
@@ -104,6 +146,27 @@ impl<'a> Fields<'a> {
             Some(Value::Array(list)) => list.iter().map(|value| self.to_integer(key, value, &range)).collect(),
             Some(value) => vec![self.to_integer(key, value, &range)],
         }
+    }
+
+    /// Words, at most `most` of them, as what `known` says they mean.
+    pub(crate) fn words<T: Copy>(&self, key: &str, most: usize, known: &[(&str, T)]) -> Vec<T> {
+        let list = match self.required(key) {
+            Some(Value::Array(list)) if list.len() <= most => list,
+            Some(other) => {
+                self.wrong(key, format!("is {}; a list of at most {most} words is possible", shown(other)));
+                return Vec::new();
+            }
+            None => return Vec::new(),
+        };
+        let meaning = |value: &Value| {
+            let found = known.iter().find(|(word, _)| value.as_str() == Some(word));
+            if found.is_none() {
+                let words: Vec<_> = known.iter().map(|(word, _)| *word).collect();
+                self.wrong(key, format!("has {}; {} are known", shown(value), words.join(", ")));
+            }
+            found.map(|(_, meaning)| *meaning)
+        };
+        list.iter().filter_map(meaning).collect()
     }
 
     /// A number that must be there and inside `range`.

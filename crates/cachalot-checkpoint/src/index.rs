@@ -38,7 +38,25 @@ impl Index {
     pub fn from_json(json: &[u8]) -> Result<Self, IndexError> {
         let fail = |reason: String| IndexError { reason };
         let raw: RawIndex = serde_json::from_slice(json).map_err(|error| fail(error.to_string()))?;
-        let WeightMap { shards: found, mut tensors } = raw.weight_map;
+        let total_size = match raw.metadata.and_then(|metadata| metadata.total_size) {
+            None => None,
+            Some(number) => Some(number.as_u64().ok_or_else(|| fail(format!("metadata.total_size is {number}")))?),
+        };
+        Self::new(raw.weight_map, total_size)
+    }
+
+    /// The index of a checkpoint whose only shard is `file`, with these tensors.
+    ///
+    /// # Errors
+    /// If there is no tensor, or one twice.
+    pub fn of_single_file(file: &str, names: impl Iterator<Item = Box<str>>) -> Result<Self, IndexError> {
+        let tensors = names.map(|name| (name, 0)).collect();
+        Self::new(WeightMap { shards: vec![file.to_owned()], tensors }, None)
+    }
+
+    fn new(map: WeightMap, total_size: Option<u64>) -> Result<Self, IndexError> {
+        let fail = |reason: String| IndexError { reason };
+        let WeightMap { shards: found, mut tensors } = map;
         let mut shards = found.clone();
         shards.sort_unstable();
         for (_, shard) in &mut tensors {
@@ -51,10 +69,6 @@ impl Index {
         if tensors.is_empty() {
             return Err(fail("weight_map names no tensor".to_owned()));
         }
-        let total_size = match raw.metadata.and_then(|metadata| metadata.total_size) {
-            None => None,
-            Some(number) => Some(number.as_u64().ok_or_else(|| fail(format!("metadata.total_size is {number}")))?),
-        };
         Ok(Self { shards, tensors, total_size })
     }
 

@@ -3,8 +3,11 @@
 //! Owns the figures and how they read. Works on headers alone: data that has not arrived is counted by what the index
 //! and the config say of it.
 
-use crate::checkpoint::{Architecture, Arrival, Checkpoint};
-use crate::{Dtype, Group, Shape, deepseek_v41};
+use crate::architecture::Architecture;
+use crate::checkpoint::{Arrival, Checkpoint};
+use crate::family::Trunk;
+use crate::family::tensors::SET_ASIDE;
+use crate::{Dtype, Group, Shape};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -155,7 +158,8 @@ pub struct Cache {
 impl Inspection {
     /// Counts what `checkpoint` holds.
     pub fn of(checkpoint: &Checkpoint) -> Self {
-        let Architecture::DeepseekV41(config) = checkpoint.architecture();
+        let architecture = checkpoint.architecture();
+        let trunk = architecture.trunk();
         let (mut groups, mut dtypes) = (BTreeMap::<Group, Amount>::new(), BTreeMap::<Dtype, Amount>::new());
         let mut total = Amount::default();
         let mut final_norm = Amount::default();
@@ -175,29 +179,29 @@ impl Inspection {
         let abilities = checkpoint.abilities();
         for tensor in checkpoint.tensors() {
             let draft = tensor.name.starts_with("mtp.");
-            let aside = deepseek_v41::tensors::SET_ASIDE.iter().any(|prefix| tensor.name.starts_with(prefix));
+            let aside = SET_ASIDE.iter().any(|prefix| tensor.name.starts_with(prefix));
             if aside && !(if draft { abilities.draft } else { abilities.vision }) {
                 count(Group::SetAside, tensor.dtype, &tensor.shape, tensor.bytes);
             }
         }
         let amount = |group: Group| groups.get(&group).copied().unwrap_or_default();
-        let memory = memory(config, amount);
+        let memory = memory(trunk, amount);
         Self {
             location: checkpoint.label().to_owned(),
-            model_type: checkpoint.architecture().model_type(),
-            layers: config.num_hidden_layers,
-            vocabulary: config.vocab_size,
-            max_context: config.max_position_embeddings,
+            model_type: architecture.model_type(),
+            layers: trunk.num_hidden_layers,
+            vocabulary: trunk.vocab_size,
+            max_context: trunk.max_position_embeddings,
             total,
             declared_bytes: checkpoint.declared_bytes(),
-            token: token(config, amount, final_norm, memory),
+            token: token(architecture, amount, final_norm, memory),
             memory,
             groups: groups.iter().map(|(group, amount)| GroupAmount { group: *group, amount: *amount }).collect(),
             dtypes: dtypes.iter().map(|(dtype, amount)| DtypeAmount { dtype: *dtype, amount: *amount }).collect(),
             shards: checkpoint.shards().iter().map(shard_state).collect(),
             vision: abilities.vision,
             draft: abilities.draft,
-            cache: caches(config),
+            cache: caches(architecture),
         }
     }
 
@@ -217,21 +221,23 @@ fn shard_state(shard: &crate::Shard) -> ShardState {
     ShardState { name: shard.name.clone(), bytes, expected, complete: shard.arrival == Arrival::Complete }
 }
 
-fn memory(config: &deepseek_v41::Config, amount: impl Fn(Group) -> Amount) -> Memory {
-    let resident = [
-        Group::Head,
-        Group::Norms,
-        Group::Attention,
-        Group::Indexers,
-        Group::Mixers,
-        Group::Routers,
-        Group::SharedExperts,
-        Group::EngramProjections,
-    ];
-    let experts = (config.num_hidden_layers * config.n_routed_experts) as u64;
+/// Weights of the layers that every token reads in full.
+const LAYER_GROUPS: [Group; 7] = [
+    Group::Norms,
+    Group::Attention,
+    Group::Indexers,
+    Group::Mixers,
+    Group::Routers,
+    Group::SharedExperts,
+    Group::EngramProjections,
+];
+
+fn memory(trunk: &Trunk, amount: impl Fn(Group) -> Amount) -> Memory {
+    let resident = LAYER_GROUPS.into_iter().chain([Group::Head, Group::HashTables]);
+    let experts = (trunk.num_hidden_layers * trunk.n_routed_experts) as u64;
     let experts_bytes = amount(Group::RoutedExperts).bytes;
     Memory {
-        resident_bytes: resident.into_iter().map(|group| amount(group).bytes).sum(),
+        resident_bytes: resident.map(|group| amount(group).bytes).sum(),
         experts_bytes,
         experts,
         expert_bytes: experts_bytes / experts.max(1),
@@ -239,26 +245,14 @@ fn memory(config: &deepseek_v41::Config, amount: impl Fn(Group) -> Amount) -> Me
     }
 }
 
-fn token(config: &deepseek_v41::Config, amount: impl Fn(Group) -> Amount, final_norm: Amount, memory: Memory) -> Token {
-    let chosen = (config.num_hidden_layers * config.num_experts_per_tok) as u64;
+fn token(architecture: &Architecture, amount: impl Fn(Group) -> Amount, final_norm: Amount, memory: Memory) -> Token {
+    let trunk = architecture.trunk();
+    let chosen = (trunk.num_hidden_layers * trunk.num_experts_per_tok) as u64;
     let part = |whole: u64, of: u64| whole / of.max(1);
-    let layers = [
-        Group::Norms,
-        Group::Attention,
-        Group::Indexers,
-        Group::Mixers,
-        Group::Routers,
-        Group::SharedExperts,
-        Group::EngramProjections,
-    ];
-    let layer_parameters: u64 = layers.iter().map(|group| amount(*group).parameters).sum();
-    let layer_bytes: u64 = layers.iter().map(|group| amount(*group).bytes).sum();
+    let layer_parameters: u64 = LAYER_GROUPS.iter().map(|group| amount(*group).parameters).sum();
+    let layer_bytes: u64 = LAYER_GROUPS.iter().map(|group| amount(*group).bytes).sum();
     let (head, routed) = (amount(Group::Head), amount(Group::RoutedExperts));
-    let embedding_row = part(amount(Group::Embedding).bytes, config.vocab_size as u64);
-    let engram_rows = config
-        .engram
-        .as_ref()
-        .map_or(0, |engram| engram.layer_ids.len() * engram.columns() * (engram.head_dim + engram.head_dim / 32));
+    let embedding_row = part(amount(Group::Embedding).bytes, trunk.vocab_size as u64);
     Token {
         // As the spec counts: without the final norm.
         active_parameters: layer_parameters - final_norm.parameters
@@ -267,18 +261,18 @@ fn token(config: &deepseek_v41::Config, amount: impl Fn(Group) -> Amount, final_
         experts_bytes: chosen * memory.expert_bytes,
         layers_bytes: layer_bytes - final_norm.bytes,
         head_bytes: head.bytes + final_norm.bytes,
-        rows_bytes: embedding_row + engram_rows as u64,
+        rows_bytes: embedding_row + architecture.table_row_bytes(),
     }
 }
 
-fn caches(config: &deepseek_v41::Config) -> Vec<Cache> {
-    let longest = config.max_position_embeddings as u64;
+fn caches(architecture: &Architecture) -> Vec<Cache> {
+    let longest = architecture.trunk().max_position_embeddings as u64;
     let mut lengths: Vec<u64> = CONTEXTS.into_iter().filter(|tokens| *tokens < longest).collect();
     lengths.push(longest);
     let at = |tokens| Cache {
         tokens,
-        stored_bytes: config.fixed_cache_bytes() + config.entry_cache_bytes(tokens),
-        read_bytes: config.cache_read_bytes(tokens),
+        stored_bytes: architecture.fixed_cache_bytes() + architecture.entry_cache_bytes(tokens),
+        read_bytes: architecture.cache_read_bytes(tokens),
     };
     lengths.into_iter().map(at).collect()
 }

@@ -27,6 +27,8 @@ pub enum Group {
     Mixers,
     /// Routers.
     Routers,
+    /// Tables from token ids to experts.
+    HashTables,
     /// Shared experts.
     SharedExperts,
     /// Routed experts.
@@ -56,6 +58,7 @@ impl Group {
             Self::Indexers => "indexers and compressors",
             Self::Mixers => "stream mixers",
             Self::Routers => "routers",
+            Self::HashTables => "hash routing tables",
             Self::SharedExperts => "shared experts",
             Self::RoutedExperts => "routed experts",
             Self::EngramTables => "Engram tables",
@@ -75,6 +78,8 @@ pub struct Expected<'a> {
     pub name: &'a str,
     /// Its type in the release.
     pub dtype: Dtype,
+    /// Another type that it may be stored as.
+    pub also: Option<Dtype>,
     /// Its shape.
     pub shape: Shape,
     /// What it is for.
@@ -82,10 +87,9 @@ pub struct Expected<'a> {
 }
 
 impl Expected<'_> {
-    /// Whether the tensor may be stored as `dtype`: a BF16 tensor may be F32, which holds every BF16 value. No other
-    /// exchange is accepted.
+    /// Whether the tensor may be stored as `dtype`.
     pub fn accepts(&self, dtype: Dtype) -> bool {
-        dtype == self.dtype || (self.dtype == Dtype::BF16 && dtype == Dtype::F32)
+        dtype == self.dtype || Some(dtype) == self.also
     }
 }
 
@@ -150,6 +154,29 @@ pub enum Problem {
         tensor: String,
         /// The shard.
         shard: String,
+    },
+    /// A tensor of all experts of a layer that cannot be taken apart.
+    #[error(
+        "{tensor} in {shard} has shape {found}: it must be [{experts}, rows, columns], with the rows of each expert's \
+         matrices, or whole blocks of scales"
+    )]
+    Stack {
+        /// The tensor.
+        tensor: String,
+        /// The shard.
+        shard: String,
+        /// Its shape.
+        found: Shape,
+        /// Experts of a layer.
+        experts: usize,
+    },
+    /// Two tensors of the file have the same meaning.
+    #[error("{tensor} is there twice, under names of two dialects, in {} and {}", shards[0], shards[1])]
+    Twice {
+        /// The tensor, by its released name.
+        tensor: String,
+        /// Where they are.
+        shards: [String; 2],
     },
     /// The config asks for a tensor that the checkpoint does not hold.
     #[error("{tensor} is missing ({dtype} {shape})")]

@@ -5,10 +5,13 @@
 //! or shard. One module per architecture; spec sections 1, 2 and 3.10.
 #![forbid(unsafe_code)]
 
+mod architecture;
 mod checkpoint;
+pub mod deepseek_v4;
 pub mod deepseek_v41;
 mod dtype;
 mod error;
+pub mod family;
 mod fields;
 pub mod index;
 mod inspect;
@@ -18,7 +21,8 @@ mod problems;
 mod read;
 pub mod safetensors;
 
-pub use checkpoint::{Abilities, Architecture, Arrival, CONFIG_FILE, Checkpoint, INDEX_FILE, Shard, TensorInfo};
+pub use architecture::Architecture;
+pub use checkpoint::{Abilities, Arrival, CONFIG_FILE, Checkpoint, INDEX_FILE, SINGLE_FILE, Shard, TensorInfo};
 pub use dtype::{Dtype, Shape};
 pub use error::{BadCode, CheckpointError};
 pub use fields::FieldError;

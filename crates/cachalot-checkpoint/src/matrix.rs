@@ -8,15 +8,13 @@ use crate::error::{BadCode, CheckpointError};
 use crate::{Dtype, Shape};
 use cachalot_kernels::{Format, Matrix};
 
-/// Rows and columns that share one scale of an FP8 matrix.
-const FP8_BLOCK: [usize; 2] = [32, 32];
 /// Columns that share one scale of an FP4 row.
 const FP4_BLOCK: usize = 32;
 /// Rows that the kernels pack together: all strips but the last have a multiple of this many.
 const PACKED_ROWS: usize = 16;
 
 impl Checkpoint {
-    /// The matrix called `name`, in its released precision: FP8 with 32x32 scales, FP4 with a scale per row and 32
+    /// The matrix called `name`, in its released precision: FP8 with a scale per 32x32 (V4.1) or 128x128 (V4) weights, FP4 with a scale per row and 32
     /// columns, BF16 or F32. The scales of `X.weight` are `X.scale`.
     ///
     /// # Errors
@@ -31,9 +29,9 @@ impl Checkpoint {
         let (Ok(rows), Ok(stored)) = (rows, stored) else { return Err(tensor.memory_error()) };
         let (format, columns, scales) = match tensor.dtype {
             Dtype::F8_E4M3 => {
-                let [high, wide] = FP8_BLOCK;
+                let block @ [high, wide] = self.architecture().fp8_block();
                 let shape = Shape::matrix(rows.div_ceil(high), stored.div_ceil(wide));
-                (Format::Fp8 { block: FP8_BLOCK }, stored, Some(shape))
+                (Format::Fp8 { block }, stored, Some(shape))
             }
             Dtype::I8 => {
                 let columns = stored.checked_mul(2).ok_or_else(|| tensor.memory_error())?;

@@ -260,7 +260,10 @@ fn the_architecture_is_decided_by_the_config() {
     let error =
         |value: Value| Architecture::from_config(&serde_json::to_vec(&value).expect("JSON")).expect_err("refused");
     let unknown = error(json!({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}));
-    assert_eq!(unknown.to_string(), r#"config.json: model_type "llama" is unknown; known is "deepseek_v41""#);
+    assert_eq!(
+        unknown.to_string(),
+        r#"config.json: model_type "llama" is unknown; known are deepseek_v4, deepseek_v41"#
+    );
     assert!(matches!(error(json!({"dim": 5120})), CheckpointError::Architecture { .. }));
     assert!(matches!(error(json!([1])), CheckpointError::ConfigSyntax { .. }));
     let flat = error(json!({"model_type": "deepseek_v41", "dim": 5120})).to_string();
@@ -269,7 +272,20 @@ fn the_architecture_is_decided_by_the_config() {
     by_class.as_object_mut().expect("an object").remove("model_type");
     let architecture = Architecture::from_config(&serde_json::to_vec(&by_class).expect("JSON")).expect("known");
     assert_eq!(architecture.model_type(), "deepseek_v41");
-    assert!(architecture.deepseek_v41().is_some());
+    assert!(architecture.deepseek_v41().is_some() && architecture.deepseek_v4().is_none());
+}
+
+#[test]
+fn keys_of_v4_are_refused_by_name() {
+    let foreign = "belongs into a deepseek_v4 config, not here";
+    for key in ["num_hash_layers", "layer_types", "text_config.num_hash_layers", "text_config.rope_parameters"] {
+        assert_eq!(with(key, json!(3)), [format!("{key}: {foreign}")]);
+    }
+    assert_eq!(with("compress_ratios", json!([0, 4])), [format!("compress_ratios: {foreign}")]);
+    assert_eq!(
+        with("text_config.compress_ratios", json!([0, 0, 4, 128]))[0],
+        "text_config.compress_ratios: is 4; an integer from 0 to 2 is possible"
+    );
 }
 
 #[test]

@@ -5,12 +5,10 @@
 
 use std::sync::Arc;
 
-use cachalot_checkpoint::deepseek_v41::Config;
-use cachalot_checkpoint::{Abilities, Checkpoint, CheckpointError, Inspection};
+use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
 use cachalot_experts::{CheckpointRows, ExpertStats, LazyExperts, RowError};
 use cachalot_kernels::Compute;
-use cachalot_model::Arithmetic;
-use cachalot_model::deepseek_v41::{LoadError, Model, Parts};
+use cachalot_model::{Arithmetic, CachePrecision, LoadError, Model, Parts};
 use cachalot_runtime::Pool;
 use cachalot_storage::{Files, StorageError};
 use cachalot_text::tokenizer::MAX_FILE_BYTES;
@@ -34,11 +32,40 @@ pub struct EngineOptions {
     pub context: Option<usize>,
     /// Bytes of routed experts kept in memory.
     pub expert_cache: u64,
+    /// How sequences keep keys and entries.
+    pub cache: CacheChoice,
+}
+
+/// How sequences keep keys and entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum CacheChoice {
+    /// Packed as the vendor's program rounds them.
+    #[default]
+    Vendor,
+    /// Float32 (V4 only).
+    Float32,
+    /// As the public reference that float32 results are compared with: float32 for V4, and for V4.1 the vendor's.
+    Reference,
+}
+
+impl CacheChoice {
+    fn precision(self, architecture: &Architecture) -> CachePrecision {
+        match (self, architecture) {
+            (Self::Float32, _) | (Self::Reference, Architecture::DeepseekV4(_)) => CachePrecision::Float32,
+            _ => CachePrecision::Vendor,
+        }
+    }
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { arithmetic: Arithmetic::default(), threads: None, context: None, expert_cache: DEFAULT_EXPERT_CACHE }
+        Self {
+            arithmetic: Arithmetic::default(),
+            threads: None,
+            context: None,
+            expert_cache: DEFAULT_EXPERT_CACHE,
+            cache: CacheChoice::default(),
+        }
     }
 }
 
@@ -58,12 +85,6 @@ pub enum OpenError {
     /// A file of the checkpoint is missing, damaged or of a model that is not known.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The checkpoint reads, but no model of this kind can be run.
-    #[error("{model_type} checkpoints can be inspected, but not run")]
-    Architecture {
-        /// `model_type` of config.json.
-        model_type: &'static str,
-    },
     /// The tokenizer cannot be read.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -110,10 +131,9 @@ impl Engine {
             return Err(OpenError::Context { context });
         }
         let checkpoint = Arc::new(Checkpoint::open(Arc::clone(&files))?);
-        let model_type = checkpoint.architecture().model_type();
-        let config = checkpoint.architecture().deepseek_v41().ok_or(OpenError::Architecture { model_type })?;
-        let tokenizer = open_tokenizer(&*files, config)?;
-        let classes = match &config.engram {
+        let architecture = checkpoint.architecture();
+        let tokenizer = open_tokenizer(&*files, architecture)?;
+        let classes = match architecture.deepseek_v41().and_then(|config| config.engram.as_ref()) {
             Some(engram) => {
                 let expected = engram.compressed_vocab_size as usize;
                 cachalot_text::engram::checked_token_classes(&tokenizer, expected)?.classes
@@ -124,18 +144,20 @@ impl Engine {
         let threads = pool.threads();
         let compute = Compute::new(Arc::new(pool));
         let isa = compute.isa().name();
+        let config = architecture.trunk();
         let (layers, count) = (config.num_hidden_layers, config.n_routed_experts);
         let experts = Arc::new(LazyExperts::new(Arc::clone(&checkpoint), layers, count, options.expert_cache));
         let parts = Parts {
-            classes,
             experts: Arc::clone(&experts) as _,
-            rows: Arc::new(CheckpointRows::new(Arc::clone(&checkpoint), config)?),
+            rows: Arc::new(CheckpointRows::new(Arc::clone(&checkpoint))?),
             compute,
             arithmetic: options.arithmetic,
+            cache: options.cache.precision(architecture),
+            classes,
         };
         let mut loading = Loading { done: 0, total: Inspection::of(&checkpoint).memory.resident_bytes };
         progress(loading);
-        let model = Model::load(&checkpoint, config, parts, &mut |bytes| {
+        let model = Model::load(&checkpoint, parts, &mut |bytes| {
             // A packed matrix may be a little larger than the released one.
             loading.done = (loading.done + bytes as u64).min(loading.total);
             progress(loading);
@@ -198,12 +220,17 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-fn open_tokenizer(files: &dyn Files, config: &Config) -> Result<Tokenizer, OpenError> {
+fn open_tokenizer(files: &dyn Files, architecture: &Architecture) -> Result<Tokenizer, OpenError> {
+    let (family, image_token_id, dspark) = match architecture {
+        Architecture::DeepseekV4(config) => (Family::V4, None, config.dspark.as_ref()),
+        Architecture::DeepseekV41(config) => (Family::V41, config.image_token_id, config.dspark.as_ref()),
+        other => return Err(LoadError::Architecture { model_type: other.model_type() }.into()),
+    };
     let profile = TokenizerProfile {
-        family: Family::V41,
-        vocab_size: config.vocab_size,
-        image_token_id: config.image_token_id,
-        noise_token_id: config.dspark.as_ref().map(|dspark| dspark.noise_token_id),
+        family,
+        vocab_size: architecture.trunk().vocab_size,
+        image_token_id,
+        noise_token_id: dspark.map(|dspark| dspark.noise_token_id),
     };
     let json = files.read_all(TOKENIZER_FILE, MAX_FILE_BYTES as u64)?;
     Ok(Tokenizer::from_json(&json, &profile)?)

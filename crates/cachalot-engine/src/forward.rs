@@ -6,8 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cachalot_model::StepError;
-use cachalot_model::deepseek_v41::{LogitsOf, Model, Segment, Trace, Workspace};
+use cachalot_model::{LogitsOf, Model, Segment, StepError, Trace, Workspace};
 use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
 
 /// How positions are computed; every mode gives the same bits.

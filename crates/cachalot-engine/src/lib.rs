@@ -11,6 +11,6 @@ pub mod sampling;
 pub mod session;
 
 pub use chat::{SamplingChoice, Turn, TurnError, TurnEvent, TurnOptions, turn};
-pub use engine::{Engine, EngineOptions, Loading, OpenError};
+pub use engine::{CacheChoice, Engine, EngineOptions, Loading, OpenError};
 pub use sampling::SamplingParams;
 pub use session::{Flow, Outcome, Prefill, Session};

@@ -5,8 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cachalot_model::StepError;
-use cachalot_model::deepseek_v41::{LogitsOf, Segment, Sequence, Workspace};
+use cachalot_model::{LogitsOf, Segment, Sequence, StepError, Workspace};
 
 use crate::engine::Engine;
 use crate::sampling::{LogProb, Sampler, SamplingError, SamplingParams, logprobs};

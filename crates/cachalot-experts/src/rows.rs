@@ -4,7 +4,6 @@
 //! a device go on in parallel.
 
 use crate::{RowError, RowSource};
-use cachalot_checkpoint::deepseek_v41::Config;
 use cachalot_checkpoint::{Checkpoint, CheckpointError, Dtype, TensorInfo};
 use cachalot_numerics::{e4m3, e8m0};
 use cachalot_runtime::Pool;
@@ -48,12 +47,13 @@ struct Scratch {
 }
 
 impl CheckpointRows {
-    /// The tables of a V4.1 checkpoint: those of Engram in the order of the config, then the token embedding.
+    /// The tables of a checkpoint: those of Engram in the order of the config (V4.1), then the token embedding.
     ///
     /// # Errors
     /// If a table is missing, or not of the released form.
-    pub fn new(checkpoint: Arc<Checkpoint>, config: &Config) -> Result<Self, RowError> {
-        let engram = config.engram.iter().flat_map(|engram| &engram.layer_ids);
+    pub fn new(checkpoint: Arc<Checkpoint>) -> Result<Self, RowError> {
+        let engram = checkpoint.architecture().deepseek_v41().and_then(|config| config.engram.clone());
+        let engram = engram.iter().flat_map(|engram| &engram.layer_ids);
         let names = engram.map(|layer| format!("layers.{layer}.engram.embed")).chain(["embed".to_owned()]);
         let tables = names.map(|name| Table::open(&checkpoint, &name)).collect::<Result<_, _>>()?;
         Ok(Self { checkpoint, tables, readers: Pool::for_reading(READERS), scratch: Mutex::default() })

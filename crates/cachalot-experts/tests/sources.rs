@@ -18,8 +18,7 @@ fn faulty() -> (Arc<Checkpoint>, Arc<Plan>) {
 }
 
 fn rows_of(checkpoint: &Arc<Checkpoint>) -> CheckpointRows {
-    let config = checkpoint.architecture().deepseek_v41().expect("a V4.1 model");
-    CheckpointRows::new(Arc::clone(checkpoint), config).expect("the tables")
+    CheckpointRows::new(Arc::clone(checkpoint)).expect("the tables")
 }
 
 fn bytes_of(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Vec<u8> {

@@ -16,8 +16,11 @@ pub enum Treatment {
     Float32,
     /// FP4 weights read them as integers of 14 bits that share a scale per 32; all others as they are.
     Int16,
-    /// Rounded to FP8 in groups of 32, as the vendor's kernels do (`AQ8`).
-    Fp8,
+    /// Rounded to FP8 with a scale per so many values, 32 times a power of two, as the vendor's kernels do (`AQ8`).
+    Fp8 {
+        /// Values that share a scale: 32 in V4.1, 128 in V4.
+        block: usize,
+    },
 }
 
 /// `[tokens, cols]` inputs in a buffer that is reused.
@@ -63,9 +66,12 @@ impl Activations {
     /// Takes over `x` `[tokens, cols]`.
     ///
     /// # Panics
-    /// If `x` is not whole rows of `cols` values.
+    /// If `x` is not whole rows of `cols` values, or `treatment` has a block that is not 32 times a power of two.
     pub fn set(&mut self, compute: &Compute, x: &[f32], cols: usize, treatment: Treatment) {
         assert!(cols > 0 && x.len().is_multiple_of(cols), "whole rows of {cols} values");
+        if let Treatment::Fp8 { block } = treatment {
+            assert!(block >= GROUP && block.is_power_of_two(), "blocks of {block} values");
+        }
         self.tokens = x.len() / cols;
         self.cols = cols;
         self.integers = treatment == Treatment::Int16;
@@ -73,11 +79,12 @@ impl Activations {
         self.values.resize(tokens * self.groups() * GROUP, 0.0);
         let fill = |group: usize, out: &mut [f32]| {
             for (out, row) in out.as_chunks_mut::<GROUP>().0.iter_mut().zip(x.chunks_exact(cols)) {
-                let row = &row[group * GROUP..cols.min((group + 1) * GROUP)];
-                out[..row.len()].copy_from_slice(row);
-                out[row.len()..].fill(0.0);
-                if treatment == Treatment::Fp8 {
-                    records::round_fp8(out);
+                let values = &row[group * GROUP..cols.min((group + 1) * GROUP)];
+                out[..values.len()].copy_from_slice(values);
+                out[values.len()..].fill(0.0);
+                if let Treatment::Fp8 { block } = treatment {
+                    let first = group * GROUP / block * block;
+                    records::round_fp8(out, records::fp8_scale(&row[first..cols.min(first + block)]));
                 }
                 out.iter_mut().for_each(|value| *value *= PRESCALE);
             }

@@ -16,12 +16,13 @@ pub(crate) const GROUP: usize = 32;
 /// Bytes of one word of each lane.
 pub(crate) const BLOCK: usize = 4 * LANES;
 
-/// How numbers are stored (spec V4.1 section 2.2).
+/// How numbers are stored (spec V4 section 2.1, V4.1 section 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// E2M1, two to a byte, with an E8M0 scale per row and 32 columns.
     Fp4,
-    /// E4M3 with an E8M0 scale per block of rows and columns; both a multiple of 32.
+    /// E4M3 with an E8M0 scale per block of rows and columns: 32 times a power of two of each; blocks at the edges may be
+    /// cut off.
     Fp8 {
         /// Rows and columns that share a scale.
         block: [usize; 2],
@@ -123,7 +124,7 @@ pub enum MatrixError {
         cols: usize,
     },
     /// Scale blocks that the kernels do not know.
-    #[error("scale blocks of {block:?} are not known; both sides must be multiples of 32")]
+    #[error("scale blocks of {block:?} are not known; both sides must be 32 times a power of two")]
     Block {
         /// The block's rows and columns.
         block: [usize; 2],
@@ -153,8 +154,8 @@ impl Matrix {
         let codes = strips.checked_mul(words).and_then(|words| words.checked_mul(BLOCK));
         let scales = match format {
             Format::Fp4 => strips.checked_mul(groups).and_then(|groups| groups.checked_mul(LANES)),
-            Format::Fp8 { block: [r, c] } if r == 0 || c == 0 || r % GROUP != 0 || c % GROUP != 0 => {
-                return Err(MatrixError::Block { block: [r, c] });
+            Format::Fp8 { block } if block.iter().any(|side| *side < GROUP || !side.is_power_of_two()) => {
+                return Err(MatrixError::Block { block });
             }
             Format::Fp8 { block: [r, c] } => Some(rows.div_ceil(r) * cols.div_ceil(c)),
             Format::Bf16 | Format::F32 => Some(0),
@@ -299,11 +300,11 @@ impl Matrix {
         &self.scales.as_slice()[strip * count..(strip + 1) * count]
     }
 
-    /// FP8: the scales that one strip's rows share, and how many groups share each.
-    pub(crate) fn row_of_scales(&self, strip: usize, block: [usize; 2]) -> (&[u8], usize) {
+    /// FP8: the scales that one strip's rows share; 2 to the power of the second part are the groups that share each.
+    pub(crate) fn row_of_scales(&self, strip: usize, block: [usize; 2]) -> (&[u8], u32) {
         let columns = self.cols.div_ceil(block[1]);
         let row = strip * LANES / block[0];
-        (&self.scales.as_slice()[row * columns..(row + 1) * columns], block[1] / GROUP)
+        (&self.scales.as_slice()[row * columns..(row + 1) * columns], (block[1] / GROUP).trailing_zeros())
     }
 }
 
@@ -326,7 +327,9 @@ mod tests {
         assert_eq!(matrix.load_scales(&[127, 255]), Err(BadCode { code: 255, index: 1 }));
         assert!(Matrix::zeroed(Format::F32, usize::MAX / 2, 64).is_err());
         assert!(Matrix::zeroed(Format::F32, 1 << 40, 1 << 40).is_err());
-        assert!(Matrix::zeroed(Format::Fp8 { block: [0, 32] }, 32, 32).is_err());
+        for block in [[0, 32], [32, 16], [96, 32], [32, 96]] {
+            assert!(Matrix::zeroed(Format::Fp8 { block }, 32, 32).is_err(), "{block:?}");
+        }
     }
 
     #[test]
@@ -335,5 +338,7 @@ mod tests {
         assert_eq!(w1.bytes(), 2304 * 2560 + 2304 * 160);
         let wkv = Matrix::zeroed(Format::Fp8 { block: [32, 32] }, 512, 5120).unwrap();
         assert_eq!(wkv.bytes(), 512 * 5120 + 16 * 160);
+        let ragged = Matrix::zeroed(Format::Fp8 { block: [128, 128] }, 160, 576).unwrap();
+        assert_eq!((ragged.bytes(), ragged.released_scales()), (160 * 576 + 2 * 5, 2 * 5));
     }
 }

@@ -1,6 +1,6 @@
-//! Packing and unpacking of cache records (spec V4.1 section 3.3), compiled for the instructions at hand.
+//! Packing and unpacking of cache records (spec V4 section 4.1, V4.1 section 3.3), compiled for the instructions at hand.
 
-use cachalot_numerics::{e8m0, records};
+use cachalot_numerics::{bf16, e8m0, records};
 
 use crate::compute::Compute;
 use crate::simd::{Kernel, Simd};
@@ -8,6 +8,12 @@ use crate::simd::{Kernel, Simd};
 /// Packs a window key: `values` `[dim]` into a record of [`records::fp8_bytes`].
 pub fn encode_fp8(_: &Compute, values: &[f32], record: &mut [u8]) {
     records::encode_fp8(values, record);
+}
+
+/// Packs a key or entry of V4: `values` `[dim]`, the last `rotary` of them rotated, into a record of
+/// [`records::key_bytes`].
+pub fn encode_key(_: &Compute, values: &[f32], rotary: usize, record: &mut [u8]) {
+    records::encode_key(values, rotary, record);
 }
 
 /// Packs an index key or query: `values` `[dim]` into a record of [`records::mxfp4_bytes`].
@@ -27,6 +33,15 @@ pub fn encode_nvfp4(_: &Compute, values: &[f32], record: &mut [u8]) {
 pub fn decode_fp8(compute: &Compute, record: &[u8], values: &mut [f32]) {
     assert_eq!(record.len(), records::fp8_bytes(values.len()));
     compute.isa().run(DecodeFp8 { record, values });
+}
+
+/// Unpacks a key or entry of V4 into `values` `[dim]`.
+///
+/// # Panics
+/// If the record has another length than `values` and the rotated part need.
+pub fn decode_key(compute: &Compute, record: &[u8], rotary: usize, values: &mut [f32]) {
+    assert!(rotary <= values.len() && record.len() == records::key_bytes(values.len(), rotary));
+    compute.isa().run(DecodeKey { record, rotary, values });
 }
 
 /// Unpacks a compressed entry into `values` `[dim]`.
@@ -74,6 +89,32 @@ impl Kernel for DecodeFp8<'_> {
     }
 }
 
+struct DecodeKey<'a> {
+    record: &'a [u8],
+    rotary: usize,
+    values: &'a mut [f32],
+}
+
+impl Kernel for DecodeKey<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let [codes, pairs, scales] = records::key_parts(self.record, self.values.len(), self.rotary);
+        let (plain, rotated) = self.values.split_at_mut(codes.len());
+        let groups = plain.chunks_mut(records::KEY_GROUP).zip(codes.chunks(records::KEY_GROUP));
+        for ((values, codes), &scale) in groups.zip(scales) {
+            let scale = e8m0::decode(scale);
+            for (value, &code) in values.iter_mut().zip(codes) {
+                *value = e4m3(code) * scale;
+            }
+        }
+        for (value, pair) in rotated.iter_mut().zip(pairs.as_chunks().0) {
+            *value = bf16::decode(u16::from_le_bytes(*pair));
+        }
+    }
+}
+
 struct DecodeNvfp4<'a> {
     record: &'a [u8],
     values: &'a mut [f32],
@@ -115,6 +156,14 @@ mod tests {
                 decode_fp8(&compute, &record, &mut ours);
                 records::decode_fp8(&record, &mut theirs);
                 assert!(ours.iter().zip(&theirs).all(|(a, b)| a.to_bits() == b.to_bits()), "FP8, scale {scale}");
+                let mut record: Vec<u8> =
+                    (0..=255).map(|code: u8| if code & 0x7f == 0x7f { 0 } else { code }).collect();
+                record.extend((0..32).map(|index| index ^ 0x3c));
+                record.extend([scale; 8]);
+                let (mut ours, mut theirs) = (vec![0.0; 272], vec![0.0; 272]);
+                decode_key(&compute, &record, 16, &mut ours);
+                records::decode_key(&record, 16, &mut theirs);
+                assert!(ours.iter().zip(&theirs).all(|(a, b)| a.to_bits() == b.to_bits()), "key, scale {scale}");
                 let mut record: Vec<u8> = (0..=255).collect();
                 record.extend([scale; 32]);
                 let (mut ours, mut theirs) = (vec![0.0; 512], vec![0.0; 512]);

@@ -31,7 +31,7 @@ pub fn rms_norm(compute: &Compute, x: &[f32], weight: &[f32], eps: f32, out: &mu
     }
 }
 
-/// Rotates adjacent pairs of `x` by the angles of `cos` and `sin`, or back (spec V4.1 section 3.6).
+/// Rotates adjacent pairs of `x` by the angles of `cos` and `sin`, or back (spec V4 section 3.4, V4.1 section 3.6).
 ///
 /// # Panics
 /// If there are not two values per angle.
@@ -43,6 +43,26 @@ pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32], inverse: bool) {
         pair[0] = re * cos - im * sin;
         pair[1] = re * sin + im * cos;
     }
+}
+
+/// The normalised Walsh-Hadamard transform of `x` in place, in Sylvester's order (spec V4 section 3.8).
+///
+/// # Panics
+/// If the length is no power of two.
+pub fn hadamard(x: &mut [f32]) {
+    assert!(x.len().is_power_of_two(), "{} values", x.len());
+    let mut half = 1;
+    while half < x.len() {
+        for block in x.chunks_exact_mut(2 * half) {
+            let (low, high) = block.split_at_mut(half);
+            for (a, b) in low.iter_mut().zip(high) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+        half *= 2;
+    }
+    let scale = 1.0 / (x.len() as f32).sqrt();
+    x.iter_mut().for_each(|value| *value *= scale);
 }
 
 /// `out = silu(min(gate, limit)) * clamp(up, -limit, limit) * weight` (spec V4.1 section 3.11).
@@ -107,5 +127,24 @@ impl Kernel for SwiGlu<'_> {
             let up = if up < -limit { -limit } else { up };
             *out = math::silu(gate) * up * weight;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hadamard_is_the_matrix_of_signs_and_its_own_inverse() {
+        let values: Vec<f32> = (0..128).map(|index| (index as f32 * 1.7).sin()).collect();
+        let mut transformed = values.clone();
+        hadamard(&mut transformed);
+        for (row, got) in transformed.iter().enumerate() {
+            let sign = |column: usize| if (row & column).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+            let sum: f64 = values.iter().enumerate().map(|(column, x)| sign(column) * f64::from(*x)).sum();
+            assert!((f64::from(*got) - sum / 128f64.sqrt()).abs() < 1e-6, "row {row}");
+        }
+        hadamard(&mut transformed);
+        assert!(transformed.iter().zip(&values).all(|(a, b)| (a - b).abs() < 1e-6));
     }
 }

@@ -45,6 +45,9 @@ pub enum StepError {
         /// First layer of the decoder half.
         decoder: usize,
     },
+    /// Decoder replay of a model that has no decoder half.
+    #[error("decoder replay is V4.1's; this model has an exact prefill only")]
+    ReplayUnknown,
     /// The caller ended it.
     #[error("cancelled")]
     Cancelled,

@@ -1,12 +1,14 @@
-//! The cache quantisers as codecs of packed records (spec V4.1 section 3.3).
+//! The cache quantisers as codecs of packed records (spec V4 sections 3.1 and 4.1, V4.1 section 3.3).
 //!
 //! A record holds its codes first, then its scales. Quantisers divide by the scale, they never multiply by a
 //! reciprocal.
 
-use crate::{e2m1, e4m3, e8m0};
+use crate::{bf16, e2m1, e4m3, e8m0};
 
 /// Elements that share a scale in FP8 and MXFP4 records.
 pub const GROUP: usize = 32;
+/// Elements that share a scale in key records; a part that is shorter has one scale.
+pub const KEY_GROUP: usize = 64;
 /// Elements that share a scale in NVFP4 records.
 pub const NVFP4_GROUP: usize = 16;
 
@@ -23,6 +25,21 @@ pub const fn mxfp4_bytes(dim: usize) -> usize {
 /// Bytes of an NVFP4 record of `dim` elements: E2M1 codes, one E4M3 scale per 16.
 pub const fn nvfp4_bytes(dim: usize) -> usize {
     dim / 2 + dim / NVFP4_GROUP
+}
+
+/// Bytes of a key record of `dim` elements, the last `rotary` of them rotated: E4M3 codes of the others, the rotated
+/// ones in BF16, one E8M0 scale per 64 codes, zeros up to a multiple of 8. 584 in the V4 releases.
+pub const fn key_bytes(dim: usize, rotary: usize) -> usize {
+    let plain = dim - rotary;
+    (plain + 2 * rotary + plain.div_ceil(KEY_GROUP)).next_multiple_of(8)
+}
+
+/// Codes, rotated part and scales of a key record for `dim` elements.
+pub fn key_parts(record: &[u8], dim: usize, rotary: usize) -> [&[u8]; 3] {
+    let plain = dim - rotary;
+    let (codes, rest) = record.split_at(plain);
+    let (rotated, scales) = rest.split_at(2 * rotary);
+    [codes, rotated, &scales[..plain.div_ceil(KEY_GROUP)]]
 }
 
 fn largest(group: &[f32], floor: f32) -> f32 {
@@ -53,11 +70,38 @@ pub fn decode_fp8(record: &[u8], values: &mut [f32]) {
     }
 }
 
-/// `AQ8`: rounds `values` (a multiple of 32) to what FP8 with a scale per 32 can hold.
-pub fn round_fp8(values: &mut [f32]) {
-    for group in values.chunks_mut(GROUP) {
-        let divisor = e8m0::decode(fp8_scale(group));
-        group.iter_mut().for_each(|value| *value = e4m3::decode(e4m3::encode(*value / divisor)) * divisor);
+/// `AQ8`: rounds `values` to what FP8 with the scale `scale` can hold.
+pub fn round_fp8(values: &mut [f32], scale: u8) {
+    let divisor = e8m0::decode(scale);
+    values.iter_mut().for_each(|value| *value = e4m3::decode(e4m3::encode(*value / divisor)) * divisor);
+}
+
+/// Packs `values` into `record` of [`key_bytes`].
+pub fn encode_key(values: &[f32], rotary: usize, record: &mut [u8]) {
+    let (plain, rotated) = values.split_at(values.len() - rotary);
+    let (codes, rest) = record.split_at_mut(plain.len());
+    let (pairs, scales) = rest.split_at_mut(2 * rotary);
+    scales.fill(0);
+    for ((group, codes), scale) in plain.chunks(KEY_GROUP).zip(codes.chunks_mut(KEY_GROUP)).zip(scales) {
+        *scale = fp8_scale(group);
+        let divisor = e8m0::decode(*scale);
+        codes.iter_mut().zip(group).for_each(|(code, value)| *code = e4m3::encode(value / divisor));
+    }
+    for (pair, &value) in pairs.as_chunks_mut().0.iter_mut().zip(rotated) {
+        *pair = bf16::encode(value).to_le_bytes();
+    }
+}
+
+/// Unpacks a record of [`encode_key`].
+pub fn decode_key(record: &[u8], rotary: usize, values: &mut [f32]) {
+    let [codes, pairs, scales] = key_parts(record, values.len(), rotary);
+    let (plain, rotated) = values.split_at_mut(codes.len());
+    for ((group, codes), &scale) in plain.chunks_mut(KEY_GROUP).zip(codes.chunks(KEY_GROUP)).zip(scales) {
+        let scale = e8m0::decode(scale);
+        group.iter_mut().zip(codes).for_each(|(value, &code)| *value = e4m3::decode(code) * scale);
+    }
+    for (value, pair) in rotated.iter_mut().zip(pairs.as_chunks().0) {
+        *value = bf16::decode(u16::from_le_bytes(*pair));
     }
 }
 
@@ -172,7 +216,7 @@ mod tests {
                 prop_assert_eq!(&once, &twice);
             }
             let mut rounded = values.clone();
-            round_fp8(&mut rounded);
+            rounded.chunks_mut(GROUP).for_each(|group| round_fp8(group, fp8_scale(group)));
             let mut record = vec![0; fp8_bytes(64)];
             let mut decoded = vec![0.0; 64];
             encode_fp8(&values, &mut record);

@@ -78,6 +78,24 @@ impl From<Arithmetic> for cachalot_model::Arithmetic {
     }
 }
 
+/// How keys and compressed entries are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Cache {
+    /// Packed as the vendor's program rounds them
+    Vendor,
+    /// Float32, for comparison with references that round no cache (V4 only; takes 4 to 8 times the memory)
+    Float32,
+}
+
+impl From<Cache> for cachalot_engine::CacheChoice {
+    fn from(cache: Cache) -> Self {
+        match cache {
+            Cache::Vendor => Self::Vendor,
+            Cache::Float32 => Self::Float32,
+        }
+    }
+}
+
 /// Where the model runs and how.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Engine")]
@@ -87,6 +105,12 @@ pub struct EngineArgs {
     /// Without it: fast, and exact for `forward`.
     #[arg(long, value_enum)]
     pub arithmetic: Option<Arithmetic>,
+
+    /// How keys and compressed entries are kept
+    ///
+    /// Without it: vendor, and float32 for `forward` on V4 models.
+    #[arg(long, value_enum)]
+    pub cache: Option<Cache>,
 
     /// Threads that compute; all cores if not given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]

@@ -5,20 +5,36 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use cachalot_engine::engine::DEFAULT_EXPERT_CACHE;
-use cachalot_engine::{Engine, EngineOptions};
+use cachalot_engine::{CacheChoice, Engine, EngineOptions};
 use cachalot_storage::{Directory, Files};
 
 use crate::builtin;
 use crate::cli::{Arithmetic, EngineArgs, ModelArgs};
 use crate::terminal::Bar;
 
+/// What holds where the command line says nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// How linear layers treat their inputs.
+    pub arithmetic: Arithmetic,
+    /// How keys and entries are kept.
+    pub cache: CacheChoice,
+}
+
+impl Defaults {
+    /// For answers.
+    pub const ANSWER: Self = Self { arithmetic: Arithmetic::Fast, cache: CacheChoice::Vendor };
+    /// For comparison with a reference.
+    pub const REFERENCE: Self = Self { arithmetic: Arithmetic::Exact, cache: CacheChoice::Reference };
+}
+
 /// Opens the model of a directory.
 ///
 /// # Errors
 /// If there is no such directory, or what it holds is not complete and sound.
-pub fn directory(path: &Path, args: &EngineArgs, arithmetic: Arithmetic) -> anyhow::Result<Engine> {
+pub fn directory(path: &Path, args: &EngineArgs, defaults: Defaults) -> anyhow::Result<Engine> {
     check_directory(path)?;
-    open(Arc::new(Directory::new(path)), args, arithmetic)
+    open(Arc::new(Directory::new(path)), args, defaults)
         .with_context(|| format!("cannot run the model in {}", path.display()))
 }
 
@@ -27,14 +43,13 @@ pub fn directory(path: &Path, args: &EngineArgs, arithmetic: Arithmetic) -> anyh
 /// # Errors
 /// As [`directory`].
 pub fn model(model: &ModelArgs, args: &EngineArgs, quiet: bool) -> anyhow::Result<Engine> {
-    let arithmetic = args.arithmetic.unwrap_or(Arithmetic::Fast);
     match &model.model {
-        Some(path) => directory(path, args, arithmetic),
+        Some(path) => directory(path, args, Defaults::ANSWER),
         None => {
             if !quiet {
                 eprintln!("{}", builtin::NOTE);
             }
-            open(Arc::new(builtin::nano()), args, arithmetic)
+            open(Arc::new(builtin::nano()), args, Defaults::ANSWER)
         }
     }
 }
@@ -51,12 +66,13 @@ pub fn check_directory(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn open(files: Arc<dyn Files>, args: &EngineArgs, arithmetic: Arithmetic) -> anyhow::Result<Engine> {
+fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults) -> anyhow::Result<Engine> {
     let options = EngineOptions {
-        arithmetic: arithmetic.into(),
+        arithmetic: args.arithmetic.unwrap_or(defaults.arithmetic).into(),
         threads: args.threads.map(usize::from),
         context: args.context.map(|context| context as usize),
         expert_cache: args.expert_cache.map_or(DEFAULT_EXPERT_CACHE, |gigabytes| (gigabytes * 1e9) as u64),
+        cache: args.cache.map_or(defaults.cache, CacheChoice::from),
     };
     let mut bar = Bar::bytes("loading");
     let engine = Engine::open(files, &options, &mut |loading| bar.set(loading.done, loading.total));

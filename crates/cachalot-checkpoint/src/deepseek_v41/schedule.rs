@@ -1,7 +1,7 @@
 //! What each layer does (spec section 1.5), derived from the lists of the config and checked against each other.
 
 use super::Config;
-use super::config::MAX_LAYERS;
+use crate::family::MAX_LAYERS;
 use crate::fields::Fields;
 
 /// What a layer's attention does beyond its window.

@@ -1,8 +1,7 @@
 //! The image prompt with the reference's own image rows: both router biases, and Engram around an image span.
 
 use cachalot_checkpoint::Checkpoint;
-use cachalot_model::Arithmetic;
-use cachalot_model::deepseek_v41::{LogitsOf, Segment, Trace, Workspace};
+use cachalot_model::{Arithmetic, LogitsOf, Segment, Trace, Workspace};
 use cachalot_storage::Directory;
 
 use crate::fixture::{Fixture, distance};

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use cachalot_engine::engine::{Engine, EngineOptions};
-use cachalot_model::deepseek_v41::{LogitsOf, ROLLBACK, Segment, Sequence, Workspace};
-use cachalot_model::{Arithmetic, StepError};
+use cachalot_model::{Arithmetic, LogitsOf, Model, ROLLBACK, Segment, Sequence, StepError, Workspace};
 use cachalot_storage::{Directory, Fault, FaultyFiles, Plan};
 
 use crate::fixture::Fixture;

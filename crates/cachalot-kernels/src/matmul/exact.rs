@@ -78,8 +78,8 @@ macro_rules! decoded {
 pub(super) enum Scales<'a> {
     /// One per row and group.
     Rows(&'a [u8]),
-    /// One per so many groups.
-    Shared(&'a [u8], usize),
+    /// One per so many groups: 2 to this power.
+    Shared(&'a [u8], u32),
     /// None.
     None,
 }
@@ -93,11 +93,9 @@ impl Scales<'_> {
                 simd.mul(simd.scales(&codes[0]), simd.splat(1.0 / PRESCALE / S::E2M1_UNIT))
             }
             // FP8's numbers come times 2^-120.
-            Self::Shared(codes, groups) => {
+            Self::Shared(codes, shift) => {
                 let missing = f32::from_bits((127 + 120) << 23) / PRESCALE;
-                // A division takes as long as a fifth of a group.
-                let index = if groups == 1 { group } else { group / groups };
-                simd.splat(e8m0::decode(codes[index]) * missing)
+                simd.splat(e8m0::decode(codes[group >> shift]) * missing)
             }
             Self::None => simd.splat(1.0 / PRESCALE),
         }
@@ -136,8 +134,8 @@ impl Decode for Fp8 {
     #[inline(always)]
     fn scales(weight: &Matrix, strip: usize) -> Scales<'_> {
         let Format::Fp8 { block } = weight.format() else { return Scales::None };
-        let (codes, groups) = weight.row_of_scales(strip, block);
-        Scales::Shared(codes, groups)
+        let (codes, shift) = weight.row_of_scales(strip, block);
+        Scales::Shared(codes, shift)
     }
 
     #[inline(always)]

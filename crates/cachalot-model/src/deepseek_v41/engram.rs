@@ -6,12 +6,12 @@ use cachalot_kernels::{matmul_one, mean_square};
 use cachalot_numerics::math;
 use smallvec::SmallVec;
 
-use super::Model;
-use super::state::{IMAGE_CLASS, Sequence};
-use super::step::{Row, Segment, Span, Workspace};
-use super::trace::Trace;
+use super::{IMAGE_CLASS, Model};
 use crate::shared::buffer::{sized, weighted_dot};
 use crate::shared::inputs::Inputs;
+use crate::state::Sequence;
+use crate::step::{Row, Segment, Span, Workspace};
+use crate::trace::Trace;
 
 /// Reusable buffers of Engram.
 #[derive(Default)]
@@ -44,25 +44,25 @@ impl Model {
         segments: &[Segment],
         trace: Option<&mut Trace>,
     ) -> Result<(), RowError> {
-        let Some(engram) = &self.weights.layers[layer].engram else { return Ok(()) };
+        let Some(engram) = &self.layers[layer].engram else { return Ok(()) };
         let (config, table) = (&self.config, engram.table);
         let Some(tables) = &self.engram_tables else { return Ok(()) };
         self.hash(tables, table, work, segments);
-        let buffers = &mut work.engram;
+        let buffers = &mut work.v41.engram;
         if let Some(trace) = trace {
             Trace::list(&mut trace.engram_rows, table).extend(buffers.ids.iter().map(|&id| id as i64));
         }
-        let width = tables.columns() * self.rows.width(table);
+        let width = tables.columns() * self.trunk.rows.width(table);
         sized(&mut buffers.values, work.rows.len() * width);
-        self.rows.fetch(table, &buffers.ids, &mut buffers.values)?;
-        buffers.inputs.set(&self.compute, &buffers.values, width, self.arithmetic.without_integers());
+        self.trunk.rows.fetch(table, &buffers.ids, &mut buffers.values)?;
+        buffers.inputs.set(&self.trunk.compute, &buffers.values, width, self.trunk.dense);
         sized(&mut buffers.keys, work.rows.len() * engram.wkv.rows());
-        matmul_one(&self.compute, &engram.wkv, buffers.inputs.quantised(), &mut buffers.keys);
+        matmul_one(&self.trunk.compute, &engram.wkv, buffers.inputs.quantised(), &mut buffers.keys);
 
         let (streams, hidden, eps) = (config.hc_mult, config.hidden_size, config.rms_norm_eps);
         let scale = 1.0 / (hidden as f32).sqrt();
         let (rows, keys) = (&work.rows, &buffers.keys);
-        self.compute.pool().run_pieces(&mut work.streams, streams * hidden, |row, x| {
+        self.trunk.compute.pool().run_pieces(&mut work.streams, streams * hidden, |row, x| {
             if rows[row].image {
                 return;
             }
@@ -70,7 +70,7 @@ impl Model {
                 keys[row * (streams + 1) * hidden..][..(streams + 1) * hidden].split_at(streams * hidden);
             let weights = engram.gate.chunks_exact(hidden);
             for ((x, key), weight) in x.chunks_exact_mut(hidden).zip(keys.chunks_exact(hidden)).zip(weights) {
-                let reciprocal = |values: &[f32]| 1.0 / (mean_square(&self.compute, values) + eps).sqrt();
+                let reciprocal = |values: &[f32]| 1.0 / (mean_square(&self.trunk.compute, values) + eps).sqrt();
                 let d = weighted_dot(x, weight, key) * (reciprocal(x) * reciprocal(key)) * scale;
                 let gate = math::sigmoid(d.abs().max(1e-6).sqrt().copysign(d));
                 x.iter_mut().zip(value).for_each(|(x, value)| *x += gate * value);
@@ -81,12 +81,12 @@ impl Model {
 
     /// The table rows of every row's n-grams.
     fn hash(&self, tables: &EngramTables, table: usize, work: &mut Workspace, segments: &[Segment]) {
-        let ids = sized(&mut work.engram.ids, work.rows.len() * tables.columns());
+        let ids = sized(&mut work.v41.engram.ids, work.rows.len() * tables.columns());
         for (row, ids) in work.rows.iter().zip(ids.chunks_exact_mut(tables.columns())) {
             let (span, sequence) = (work.spans[row.segment], &segments[row.segment].sequence);
             let look_back = 0..tables.look_back();
             let history: SmallVec<[Option<u32>; 16]> =
-                look_back.map(|back| class_before(row, back, span, &work.classes, sequence)).collect();
+                look_back.map(|back| class_before(row, back, span, &work.v41.classes, sequence)).collect();
             tables.hash_rows(table, &history, self.pad_class, ids);
         }
     }

@@ -10,43 +10,52 @@ mod global;
 mod load;
 mod moe;
 mod replay;
-mod selection;
-mod state;
-mod step;
-mod trace;
 mod weights;
 
 use std::sync::Arc;
 
 use cachalot_checkpoint::deepseek_v41::{Config, EngramTables};
-use cachalot_experts::{ExpertSource, RowSource};
-use cachalot_kernels::Compute;
+use cachalot_experts::ExpertSource;
 
-use crate::shared::inputs::Arithmetic;
-use crate::shared::rope::RopeTable;
-
-pub use load::{LoadError, Parts};
-pub use state::{ROLLBACK, RollBackError, Sequence, StateBytes};
-pub use step::{LogitsOf, Segment, Workspace};
-pub use trace::Trace;
+use crate::shared::codec::Codec;
+use crate::shared::trunk::Trunk;
+use crate::state::{CacheLayout, Layout, ROLLBACK, Sequence};
 
 /// A loaded text model. Shared by all sequences; a step borrows it.
 pub struct Model {
+    pub(crate) trunk: Trunk,
     config: Config,
-    records: state::RecordSizes,
+    layout: Layout,
     /// Layers that own compressed entries, ascending.
     kv_sources: Vec<usize>,
-    weights: weights::Weights,
+    layers: Vec<weights::Layer>,
     experts: Arc<dyn ExpertSource>,
-    rows: Arc<dyn RowSource>,
     /// N-gram class of every token id.
     classes: Vec<u32>,
     pad_class: u32,
     engram_tables: Option<EngramTables>,
-    plain_rope: RopeTable,
-    compressed_rope: RopeTable,
-    compute: Compute,
-    arithmetic: Arithmetic,
+}
+
+/// Form of a compressed entry.
+const ENTRY: Codec = Codec::Nvfp4;
+/// Form of an index key.
+const INDEX_KEY: Codec = Codec::Mxfp4;
+/// Form of a window key.
+const WINDOW: Codec = Codec::Fp8;
+
+/// Values of an input that share a scale in the vendor's kernels.
+const INPUT_BLOCK: usize = 32;
+
+/// Marks a position of an image span in the n-gram history, where tokens have classes.
+const IMAGE_CLASS: u32 = u32::MAX;
+
+/// Reusable buffers of what only this generation has.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    /// N-gram class of each row's token.
+    classes: Vec<u32>,
+    global: global::GlobalBuffers,
+    engram: engram::EngramBuffers,
 }
 
 impl Model {
@@ -55,19 +64,9 @@ impl Model {
         &self.config
     }
 
-    /// The treatment of linear layers' inputs.
-    pub fn arithmetic(&self) -> Arithmetic {
-        self.arithmetic
-    }
-
     /// A new, empty sequence.
-    pub fn sequence(&self) -> Sequence {
-        Sequence::new(&self.config)
-    }
-
-    /// Number of the embedding among the row source's tables: behind those of Engram.
-    fn embedding_table(&self) -> usize {
-        self.engram_tables.as_ref().map_or(0, |tables| tables.tables().len())
+    pub(crate) fn sequence(&self) -> Sequence {
+        Sequence::new(&self.layout)
     }
 
     /// Number of KV source `layer` among the sources.
@@ -75,9 +74,26 @@ impl Model {
         self.kv_sources.iter().position(|&source| source == layer).unwrap_or(0)
     }
 
-    /// Cosines and sines of this layer's rotary table.
-    fn angles<'a>(&self, layer: usize, angles: &'a [step::Angles; 2]) -> (&'a [f32], &'a [f32]) {
-        let angles = &angles[usize::from(self.config.layers[layer].ratio > 0)];
-        (&angles.cos, &angles.sin)
+    /// Which rotary table a layer uses.
+    fn rope(&self, layer: usize) -> usize {
+        usize::from(self.config.layers[layer].ratio > 0)
+    }
+}
+
+/// Windows of all layers; entries, index keys and pending first halves of the KV sources; n-grams.
+fn layout(config: &Config) -> Layout {
+    let caches = config.kv_sources().map(|(_, plan)| CacheLayout {
+        ratio: plan.ratio,
+        entry: ENTRY.bytes(config.head_dim),
+        index_key: INDEX_KEY.bytes(config.index_head_dim),
+        // Only even positions wait for their partner; as many as a rollback can return to.
+        rolling: [if plan.ratio > 1 { (2 * config.head_dim, ROLLBACK / 2 + 1) } else { (0, 0) }, (0, 0)],
+    });
+    Layout {
+        layers: config.num_hidden_layers,
+        window: config.sliding_window,
+        record: WINDOW.bytes(config.head_dim),
+        caches: caches.collect(),
+        history: config.engram.as_ref().map_or(0, |engram| engram.max_ngram_size - 1),
     }
 }

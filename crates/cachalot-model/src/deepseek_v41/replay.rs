@@ -4,10 +4,10 @@
 //! whole prompt; the layers from it on run over the last window of tokens only, whose windows begin with that tail.
 
 use super::Model;
-use super::state::Sequence;
-use super::step::{LogitsOf, Row, Segment, Span, Workspace};
 use crate::error::StepError;
 use crate::shared::buffer::sized;
+use crate::state::Sequence;
+use crate::step::{LogitsOf, Row, Segment, Span, Workspace};
 
 /// Streams and mixes of the last tokens, as they enter the decoder half.
 #[derive(Default)]
@@ -18,14 +18,10 @@ struct Tail {
 }
 
 impl Model {
-    /// Advances `sequence` by `tokens` in chunks of at most `chunk`, with decoder replay; returns the last position's
-    /// logits, `[vocabulary]`. `progress` hears of the tokens done and ends the step early by returning false.
+    /// As [`crate::Model::prefill_replay`].
     ///
     /// Where there are no more tokens than the window holds, or no compressed layers, this is the exact prefill.
-    ///
-    /// # Errors
-    /// As [`Model::advance`]; also if the model has Engram in its decoder half. Then the sequence has not moved.
-    pub fn prefill_replay<'w>(
+    pub(crate) fn prefill_replay<'w>(
         &self,
         work: &'w mut Workspace,
         sequence: &mut Sequence,
@@ -41,7 +37,7 @@ impl Model {
             *sequence = fork;
             return Ok(&work.logits);
         };
-        if let Some(layer) = (decoder..self.weights.layers.len()).find(|&layer| config.layers[layer].engram.is_some()) {
+        if let Some(layer) = (decoder..self.layers.len()).find(|&layer| config.layers[layer].engram.is_some()) {
             return Err(StepError::ReplayUnsupported { layer, decoder });
         }
         let tail_start = sequence.position() + tokens.len() - config.sliding_window;
@@ -63,14 +59,14 @@ impl Model {
 
     /// Runs the layers before `decoder`, and of `decoder` itself only the compressor.
     fn encode(&self, decoder: usize, work: &mut Workspace, segments: &mut [Segment]) -> Result<(), StepError> {
-        self.check(segments)?;
+        self.trunk.check(segments)?;
         self.begin(work, segments);
         self.embed(work, segments)?;
         self.run_layers(0..decoder, work, segments, None)?;
-        self.collapse(&self.weights.layers[decoder].attention_norm, work);
+        self.trunk.collapse(&self.layers[decoder].attention_norm, work);
         self.project_latents(decoder, work);
         self.append_global(decoder, work, segments);
-        self.commit_windows(0..decoder, work, segments);
+        self.trunk.commit_windows(0..decoder, work, segments);
         self.commit_pending(work, segments);
         self.commit_tokens(work, segments);
         Ok(())
@@ -95,21 +91,21 @@ impl Model {
         work: &mut Workspace,
         sequence: &mut Sequence,
     ) -> Result<(), StepError> {
-        let layers = decoder..self.weights.layers.len();
+        let layers = decoder..self.layers.len();
         sequence.window_start[layers.clone()].fill(tail_start);
         work.spans.clear();
         work.spans.push(Span { first_row: 0, count: tail.rows.len(), start: tail_start });
         work.rows.clone_from(&tail.rows);
         work.pre.clone_from(&tail.pre);
         sized(&mut work.streams, tail.streams.len()).copy_from_slice(&tail.streams);
-        self.begin_rows(work);
+        self.trunk.begin_rows(work);
         let segments = &mut [Segment { sequence, tokens: &[], embeddings: None, logits: LogitsOf::Last }];
-        work.global.appended = true;
+        work.v41.global.appended = true;
         let outcome = self.run_layers(layers.clone(), work, segments, None);
-        work.global.appended = false;
+        work.v41.global.appended = false;
         outcome?;
-        self.commit_windows(layers, work, segments);
-        self.head(work, segments);
+        self.trunk.commit_windows(layers, work, segments);
+        self.trunk.logits(work, segments);
         segments[0].sequence.forget_before_here();
         Ok(())
     }

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use cachalot_experts::{Expert, ExpertError, ExpertSource};
-use cachalot_kernels::{Activations, Compute, Job, Matrix, matmul, swiglu};
+use cachalot_kernels::{Activations, Compute, Job, Matrix, Treatment, matmul, swiglu};
 use smallvec::SmallVec;
 
 use super::buffer::{sized, split_pieces};
-use super::inputs::{Arithmetic, Inputs};
+use super::inputs::Inputs;
 
 /// Experts that are held and computed together: enough to keep every core busy, few enough to bound the memory.
 const BATCH: usize = 16;
@@ -37,7 +37,7 @@ pub struct ExpertLayer<'a> {
     /// Clamp of gate (above) and up (both sides).
     pub limit: f32,
     /// Treatment of the inputs.
-    pub arithmetic: Arithmetic,
+    pub treatment: Treatment,
 }
 
 /// Reusable buffers of the evaluation.
@@ -200,7 +200,7 @@ impl ExpertBuffers {
         let mut start = 0;
         for (&count, middle) in counts.iter().zip(&mut self.middle) {
             let end = start + count * width;
-            middle.set(compute, &self.activated[start..end], width, layer.arithmetic);
+            middle.set(compute, &self.activated[start..end], width, layer.treatment);
             start = end;
         }
         sized(&mut self.output, pairs * hidden);

@@ -1,5 +1,5 @@
 //! Manifold-constrained hyper-connections: how a sublayer reads from and writes to the parallel residual streams
-//! (spec V4.1 section 3.5).
+//! (spec V4 section 3.3, V4.1 section 3.5).
 //!
 //! This file owns the arithmetic on one token; which site's mix is used where is the architecture's business.
 
@@ -43,8 +43,8 @@ impl Site<'_> {
             |index: usize, group: usize| projected[index] * reciprocal_rms * self.scale[group] + self.base[index];
         let mut mix =
             Mix { pre: [0.0; MAX_STREAMS], post: [0.0; MAX_STREAMS], comb: [[0.0; MAX_STREAMS]; MAX_STREAMS] };
+        self.pre(projected, reciprocal_rms, &mut mix.pre[..s]);
         for stream in 0..s {
-            mix.pre[stream] = math::sigmoid(value(stream, 0)) + self.eps;
             mix.post[stream] = 2.0 * math::sigmoid(value(s + stream, 1));
         }
         for j in 0..s {
@@ -54,6 +54,13 @@ impl Site<'_> {
         }
         self.project(&mut mix.comb);
         mix
+    }
+
+    /// The first group alone: weights that collapse the streams, of one token.
+    pub fn pre(&self, projected: &[f32], reciprocal_rms: f32, pre: &mut [f32]) {
+        for ((pre, projected), base) in pre.iter_mut().zip(projected).zip(self.base) {
+            *pre = math::sigmoid(projected * reciprocal_rms * self.scale[0] + base) + self.eps;
+        }
     }
 
     /// Row softmax, then Sinkhorn rounds that begin and end with the columns (steps 6 and 7).

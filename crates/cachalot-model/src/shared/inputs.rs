@@ -11,21 +11,17 @@ pub enum Arithmetic {
     /// 16-bit integer inputs where that is faster.
     #[default]
     Fast,
-    /// Inputs rounded to FP8 in groups of 32, as the vendor's kernels do; for comparison only.
+    /// Inputs rounded to FP8 in groups of 32 (V4.1) or 128 (V4), as the vendor's kernels do; for comparison only.
     Vendor,
 }
 
 impl Arithmetic {
-    /// For inputs that no FP4 weight reads: integers would be made for nobody.
-    pub fn without_integers(self) -> Self {
-        if self == Self::Fast { Self::Exact } else { self }
-    }
-
-    fn treatment(self) -> Treatment {
+    /// What it means for an input that FP4 weights read too; `block` values share a scale in the vendor's kernels.
+    pub(crate) fn treatment(self, block: usize) -> Treatment {
         match self {
             Self::Exact => Treatment::Float32,
             Self::Fast => Treatment::Int16,
-            Self::Vendor => Treatment::Fp8,
+            Self::Vendor => Treatment::Fp8 { block },
         }
     }
 }
@@ -40,14 +36,14 @@ pub struct Inputs {
 
 impl Inputs {
     /// Takes over `x`, rows of `columns` values.
-    pub fn set(&mut self, compute: &Compute, x: &[f32], columns: usize, arithmetic: Arithmetic) {
+    pub fn set(&mut self, compute: &Compute, x: &[f32], columns: usize, treatment: Treatment) {
         // Float32 values survive in every treatment but the vendor's.
-        self.separate = arithmetic == Arithmetic::Vendor;
+        self.separate = matches!(treatment, Treatment::Fp8 { .. });
         if self.separate {
             self.plain.set(compute, x, columns, Treatment::Float32);
-            self.rounded.set(compute, x, columns, arithmetic.treatment());
+            self.rounded.set(compute, x, columns, treatment);
         } else {
-            self.plain.set(compute, x, columns, arithmetic.treatment());
+            self.plain.set(compute, x, columns, treatment);
         }
     }
 

@@ -1,20 +1,10 @@
-//! Rotary position embedding: frequency tables and the angles of a position (spec V4.1 section 3.6).
+//! Rotary position embedding: frequency tables and the angles of a position (spec V4 section 3.4, V4.1
+//! section 3.6).
 //!
 //! Angles are the float32 product of position and frequency, as the models were trained; their sine and cosine are
 //! evaluated in float64 by a pure-Rust library, so that every machine gets the same bits.
 
-/// YaRN's parameters, as in `rope_scaling` of the config.
-#[derive(Clone, Copy, Debug)]
-pub struct Yarn {
-    /// How much longer than `original_positions` the context became.
-    pub factor: f64,
-    /// Rotations above which a frequency is kept.
-    pub beta_fast: f64,
-    /// Rotations below which a frequency is divided by `factor`.
-    pub beta_slow: f64,
-    /// Context length the model was first trained with, in tokens.
-    pub original_positions: f64,
-}
+use cachalot_checkpoint::family::Yarn;
 
 /// One frequency per adjacent pair of the rotary part of a head.
 #[derive(Clone, Debug)]
@@ -24,13 +14,13 @@ pub struct RopeTable {
 
 impl RopeTable {
     /// The table for `rotary_dim` (even) elements with base `theta`, interpolated by `yarn` where given.
-    pub fn new(rotary_dim: usize, theta: f64, yarn: Option<Yarn>) -> Self {
+    pub fn new(rotary_dim: usize, theta: f64, yarn: Option<&Yarn>) -> Self {
         let dim = rotary_dim as f64;
         let mut frequencies: Vec<f32> =
             (0..rotary_dim / 2).map(|pair| 1.0 / libm::pow(theta, (2 * pair) as f64 / dim) as f32).collect();
         if let Some(yarn) = yarn {
             let correction = |rotations: f64| {
-                dim * libm::log(yarn.original_positions / (rotations * std::f64::consts::TAU))
+                dim * libm::log(yarn.original_max_position_embeddings as f64 / (rotations * std::f64::consts::TAU))
                     / (2.0 * libm::log(theta))
             };
             let low = libm::floor(correction(yarn.beta_fast)).max(0.0);
@@ -66,8 +56,8 @@ mod tests {
 
     #[test]
     fn released_yarn_table() {
-        let yarn = Yarn { factor: 16.0, beta_fast: 32.0, beta_slow: 1.0, original_positions: 65536.0 };
-        let table = RopeTable::new(64, 160_000.0, Some(yarn));
+        let yarn = Yarn { factor: 16.0, beta_fast: 32.0, beta_slow: 1.0, original_max_position_embeddings: 65536 };
+        let table = RopeTable::new(64, 160_000.0, Some(&yarn));
         let expected = [
             (0, 1.0),
             (1, 6.87656e-1),

@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use cachalot_engine::forward::{ForwardMode, ForwardReport};
 use clap::Args;
 
-use crate::cli::{Arithmetic, EngineArgs};
-use crate::open;
+use crate::cli::EngineArgs;
+use crate::open::{self, Defaults};
 use crate::terminal::Bar;
 
 /// Most bytes of a list of ids: a million ids and the blanks between them.
@@ -65,7 +65,7 @@ pub struct ForwardArgs {
 /// If the ids cannot be read or do not fit the model, or the file cannot be written.
 pub fn forward(args: &ForwardArgs) -> anyhow::Result<ExitCode> {
     let ids = read_ids(&args.ids)?;
-    let engine = open::directory(&args.model, &args.engine, args.engine.arithmetic.unwrap_or(Arithmetic::Exact))?;
+    let engine = open::directory(&args.model, &args.engine, Defaults::REFERENCE)?;
     engine.tokenizer().check_ids(&ids).with_context(|| args.ids.display().to_string())?;
     if ids.len() > engine.context() {
         bail!("{} holds {} ids, but the context holds {}", args.ids.display(), ids.len(), engine.context());

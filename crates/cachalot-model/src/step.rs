@@ -1,14 +1,14 @@
-//! One step of the model: the rows that are computed together and the buffers they pass through.
+//! One step of a model: the rows that are computed together and the buffers they pass through.
 
 use cachalot_kernels::Activations;
 
-use super::attention::AttentionBuffers;
-use super::engram::EngramBuffers;
-use super::global::GlobalBuffers;
-use super::state::Sequence;
+use crate::shared::attention::AttentionBuffers;
 use crate::shared::experts::{ExpertBuffers, Routes};
 use crate::shared::hyper_connections::Mix;
+use crate::shared::index::IndexBuffers;
 use crate::shared::inputs::Inputs;
+use crate::state::Sequence;
+use crate::{deepseek_v4, deepseek_v41};
 
 /// Tokens that one sequence is advanced by.
 pub struct Segment<'a> {
@@ -35,17 +35,18 @@ pub enum LogitsOf {
 
 /// One token on its way through the layers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Row {
+pub(crate) struct Row {
     /// Index of the segment it belongs to.
     pub segment: usize,
     pub position: usize,
+    pub token: u32,
     /// Whether it belongs to an image span.
     pub image: bool,
 }
 
 /// The rows of one segment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+pub(crate) struct Span {
     pub first_row: usize,
     pub count: usize,
     /// Position of the first row.
@@ -55,43 +56,52 @@ pub(super) struct Span {
 /// Buffers of a step, reused from step to step; they grow to the largest chunk seen.
 #[derive(Default)]
 pub struct Workspace {
-    pub(super) rows: Vec<Row>,
-    pub(super) spans: Vec<Span>,
-    /// N-gram class of each row's token.
-    pub(super) classes: Vec<u32>,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) spans: Vec<Span>,
     /// `[rows, S, hidden]`
-    pub(super) streams: Vec<f32>,
-    /// The mix handed over by the previous site, `[rows, S]`.
-    pub(super) pre: Vec<f32>,
+    pub(crate) streams: Vec<f32>,
+    /// Weights that collapse the streams to the next sublayer's input, `[rows, S]`.
+    pub(crate) pre: Vec<f32>,
     /// The current site's mixes.
-    pub(super) mixes: Vec<Option<Mix>>,
-    pub(super) flat: Activations,
-    pub(super) projected: Vec<f32>,
-    pub(super) collapsed: Vec<f32>,
+    pub(crate) mixes: Vec<Option<Mix>>,
+    pub(crate) flat: Activations,
+    pub(crate) projected: Vec<f32>,
+    pub(crate) collapsed: Vec<f32>,
     /// A sublayer's input and output, `[rows, hidden]`.
-    pub(super) x: Vec<f32>,
-    pub(super) y: Vec<f32>,
-    pub(super) inputs: Inputs,
-    /// Cosines and sines of every row for the plain and the compressed table, `[rows, pairs]`.
-    pub(super) angles: [Angles; 2],
-    pub(super) attention: AttentionBuffers,
-    pub(super) global: GlobalBuffers,
-    pub(super) engram: EngramBuffers,
-    pub(super) router: Vec<f32>,
-    pub(super) routes: Routes,
-    pub(super) experts: ExpertBuffers,
+    pub(crate) x: Vec<f32>,
+    pub(crate) y: Vec<f32>,
+    pub(crate) inputs: Inputs,
+    /// Cosines and sines of every row for the plain and the compressed table.
+    pub(crate) angles: [Angles; 2],
+    pub(crate) attention: AttentionBuffers,
+    pub(crate) index: IndexBuffers,
+    pub(crate) router: Vec<f32>,
+    pub(crate) routes: Routes,
+    pub(crate) experts: ExpertBuffers,
     /// Window records of this step's rows, `[layers, rows, record]`: written to the rings when the step has succeeded.
-    pub(super) window_records: Vec<u8>,
+    pub(crate) window_records: Vec<u8>,
     /// Rows whose logits are wanted.
-    pub(super) wanted: Vec<usize>,
-    pub(super) ids: Vec<u64>,
-    pub(super) logits: Vec<f32>,
+    pub(crate) wanted: Vec<usize>,
+    pub(crate) ids: Vec<u64>,
+    pub(crate) logits: Vec<f32>,
+    pub(crate) v4: deepseek_v4::Buffers,
+    pub(crate) v41: deepseek_v41::Buffers,
 }
 
+/// Cosines and sines, `[rows, pairs]`.
 #[derive(Default)]
-pub(super) struct Angles {
+pub(crate) struct Angles {
+    pub pairs: usize,
     pub cos: Vec<f32>,
     pub sin: Vec<f32>,
+}
+
+impl Angles {
+    /// Cosines and sines of `row`.
+    pub fn of(&self, row: usize) -> (&[f32], &[f32]) {
+        let range = row * self.pairs..(row + 1) * self.pairs;
+        (&self.cos[range.clone()], &self.sin[range])
+    }
 }
 
 impl Workspace {

@@ -1,7 +1,7 @@
 //! Choosing the best entries and blocks, with ties going to the lower index (spec section 3.8, steps 4 to 6).
 
 /// A list of at most `limit` ids per row, ascending.
-pub(super) struct Lists {
+pub struct Lists {
     limit: usize,
     counts: Vec<u32>,
     ids: Vec<u32>,
@@ -14,12 +14,12 @@ impl Default for Lists {
 }
 
 /// Selected entries per row.
-pub(super) type Selection = Lists;
+pub type Selection = Lists;
 /// Candidate blocks per row.
-pub(super) type Candidates = Lists;
+pub type Candidates = Lists;
 
 /// One row's list.
-pub(super) struct Chosen<'a> {
+pub struct Chosen<'a> {
     count: &'a mut u32,
     ids: &'a mut [u32],
 }
@@ -85,7 +85,7 @@ fn keep_best(order: &mut [u64], limit: usize, out: &mut Chosen) {
 }
 
 /// Chooses the `limit` best of `entries` by `scores`.
-pub(super) fn choose(
+pub fn choose(
     scores: &[f32],
     entries: impl Iterator<Item = usize>,
     limit: usize,
@@ -98,7 +98,7 @@ pub(super) fn choose(
 }
 
 /// Chooses the `limit` best blocks of `block` entries by their best score; the newest block is always among them.
-pub(super) fn best_blocks(scores: &[f32], block: usize, limit: usize, order: &mut Vec<u64>, out: &mut Chosen) {
+pub fn best_blocks(scores: &[f32], block: usize, limit: usize, order: &mut Vec<u64>, out: &mut Chosen) {
     let newest = scores.len().div_ceil(block) - 1;
     order.clear();
     order.extend(scores.chunks(block).enumerate().map(|(index, scores)| {

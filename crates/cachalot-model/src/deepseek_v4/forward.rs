@@ -1,0 +1,75 @@
+//! The forward pass (spec sections 3.2, 3.3, 3.10): a step over the tokens of one or several sequences.
+
+use super::Model;
+use crate::error::StepError;
+use crate::step::{LogitsOf, Segment, Workspace};
+use crate::trace::Trace;
+
+impl Model {
+    /// As [`crate::Model::advance`].
+    pub(crate) fn advance<'w>(
+        &self,
+        work: &'w mut Workspace,
+        segments: &mut [Segment],
+        mut trace: Option<&mut Trace>,
+    ) -> Result<&'w [f32], StepError> {
+        self.trunk.check(segments)?;
+        self.trunk.begin(work, segments);
+        let outcome = self
+            .trunk
+            .embed(work, segments)
+            .and_then(|()| self.run_layers(work, segments, trace.as_deref_mut()));
+        if let Err(error) = outcome {
+            self.trunk.undo(segments);
+            return Err(error);
+        }
+        self.trunk.commit_windows(0..self.layers.len(), work, segments);
+        work.v4.commit(&work.spans, segments);
+        for (segment, span) in segments.iter_mut().zip(&work.spans) {
+            segment.sequence.commit(span.count);
+        }
+        if let Some(trace) = trace {
+            trace.record_streams(self.layers.len(), &work.streams);
+        }
+        if segments.iter().any(|segment| segment.logits != LogitsOf::None) {
+            self.trunk.mix_head(&self.head_site, work);
+        }
+        self.trunk.logits(work, segments);
+        Ok(&work.logits)
+    }
+
+    /// Runs all layers of all rows. A sublayer reads the streams by the mix of its own site.
+    fn run_layers(
+        &self,
+        work: &mut Workspace,
+        segments: &mut [Segment],
+        mut trace: Option<&mut Trace>,
+    ) -> Result<(), StepError> {
+        for (layer, weights) in self.layers.iter().enumerate() {
+            if let Some(trace) = trace.as_deref_mut() {
+                trace.record_streams(layer, &work.streams);
+            }
+            self.trunk.mix(&weights.attention_site, work);
+            self.trunk.hand_over(work);
+            self.trunk.collapse(&weights.attention_norm, work);
+            self.attention(layer, work, segments);
+            self.record_selection(layer, work, trace.as_deref_mut());
+            self.trunk.expand(work);
+
+            self.trunk.mix(&weights.ffn_site, work);
+            self.trunk.hand_over(work);
+            self.trunk.collapse(&weights.ffn_norm, work);
+            self.moe(layer, work, trace.as_deref_mut())?;
+            self.trunk.expand(work);
+        }
+        Ok(())
+    }
+
+    fn record_selection(&self, layer: usize, work: &Workspace, trace: Option<&mut Trace>) {
+        let sparse = |layer: usize| self.layers[layer].indexer().is_some();
+        if let Some(trace) = trace.filter(|_| sparse(layer)) {
+            let source = (0..layer).filter(|&layer| sparse(layer)).count();
+            trace.record_selection(source, &work.index.selection, self.config.index_topk);
+        }
+    }
+}

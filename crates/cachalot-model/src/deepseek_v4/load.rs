@@ -1,0 +1,45 @@
+//! From a checkpoint to a model.
+
+use cachalot_checkpoint::Checkpoint;
+use cachalot_checkpoint::deepseek_v4::Config;
+
+use super::weights::Layer;
+use super::{Codecs, INPUT_BLOCK, Model, layout};
+use crate::load::{LoadError, Parts, check_layout, within};
+use crate::shared::hyper_connections::MAX_STREAMS;
+use crate::shared::trunk::Trunk;
+use crate::shared::weights::Reader;
+
+impl Model {
+    /// Reads all weights that every token needs; `progress` hears of the bytes of each matrix as it arrives.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read or a part does not fit the config.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        config: &Config,
+        parts: Parts,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Self, LoadError> {
+        let codecs = Codecs::new(parts.cache, config);
+        let layout = layout(config, &codecs);
+        within("hc_mult", config.hc_mult, MAX_STREAMS)?;
+        check_layout(&layout)?;
+        let (mut layers, mut caches) = (Vec::with_capacity(config.num_hidden_layers), 0);
+        for layer in 0..config.num_hidden_layers {
+            let mut reader = Reader { checkpoint, prefix: format!("layers.{layer}."), done: progress };
+            layers.push(Layer::read(&mut reader, config, layer, caches)?);
+            caches += usize::from(layers[layer].compressed.is_some());
+        }
+        let mut reader = Reader { checkpoint, prefix: String::new(), done: progress };
+        Ok(Self {
+            trunk: Trunk::read(&mut reader, &config.trunk, &parts, codecs.key, INPUT_BLOCK, 0)?,
+            head_site: reader.site("hc_head")?,
+            layout,
+            codecs,
+            layers,
+            experts: parts.experts,
+            config: config.clone(),
+        })
+    }
+}

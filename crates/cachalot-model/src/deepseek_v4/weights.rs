@@ -1,0 +1,170 @@
+//! The weights that every token needs, in released precision; routed experts and embedding stay with their sources.
+//!
+//! Follows spec section 2.3. Matrices are `[out, in]`.
+
+use cachalot_checkpoint::deepseek_v4::{Config, Role, Routing};
+use cachalot_checkpoint::{Checkpoint, CheckpointError};
+use cachalot_kernels::Matrix;
+
+use crate::load::LoadError;
+use crate::shared::weights::{Attention, HyperConnection, Indexer, Reader, SharedExpert};
+
+pub(super) struct Layer {
+    pub attention_site: HyperConnection,
+    /// `[hidden]`
+    pub attention_norm: Vec<f32>,
+    pub attention: Attention,
+    pub compressed: Option<Compressed>,
+    pub ffn_site: HyperConnection,
+    /// `[hidden]`
+    pub ffn_norm: Vec<f32>,
+    pub moe: Moe,
+}
+
+/// How a layer compresses what lies before its window.
+pub(super) struct Compressed {
+    /// Number of its cache among those of a sequence.
+    pub cache: usize,
+    /// Of the entries.
+    pub compressor: Compressor,
+    /// CSA: what selects among the entries, and the compressor of its keys.
+    pub indexer: Option<(Indexer, Compressor)>,
+}
+
+/// Pools groups of `m` tokens, in one series of `d` channels, or two (spec section 3.6).
+pub(super) struct Compressor {
+    /// `m`
+    pub ratio: usize,
+    /// Series; with two, the first one of a group goes into the next group's row.
+    pub series: usize,
+    /// `[series * d, hidden]`
+    pub wkv: Matrix,
+    /// `[series * d, hidden]`
+    pub wgate: Matrix,
+    /// Added to the gates by the token's place in its group, `[m, series * d]`.
+    pub ape: Vec<f32>,
+    /// `[d]`
+    pub norm: Vec<f32>,
+}
+
+pub(super) struct Moe {
+    /// `[experts, hidden]`
+    pub gate: Matrix,
+    pub choice: Choice,
+    pub shared: SharedExpert,
+}
+
+/// How a token's experts are chosen.
+pub(super) enum Choice {
+    /// By token id, `[vocabulary, top_k]`.
+    Table(Vec<u16>),
+    /// By score plus this bias, `[experts]`.
+    Scores(Vec<f32>),
+}
+
+impl Layer {
+    /// Reads layer `layer`; `reader` stands at its prefix, `cache` is the number of its compressed cache, if any.
+    pub fn read(reader: &mut Reader, config: &Config, layer: usize, cache: usize) -> Result<Self, LoadError> {
+        let plan = &config.layers[layer];
+        Ok(Self {
+            attention_site: reader.site("hc_attn")?,
+            attention_norm: reader.vector("attn_norm.weight")?,
+            attention: reader.attention()?,
+            compressed: Compressed::read(reader, plan.role, cache)?,
+            ffn_site: reader.site("hc_ffn")?,
+            ffn_norm: reader.vector("ffn_norm.weight")?,
+            moe: Moe {
+                gate: reader.matrix("ffn.gate")?,
+                choice: match plan.routing {
+                    Routing::Scored => Choice::Scores(reader.vector("ffn.gate.bias")?),
+                    Routing::Hashed => {
+                        let name = format!("{}ffn.gate.tid2eid", reader.prefix);
+                        Choice::Table(token_experts(reader.checkpoint, &name, config.n_routed_experts)?)
+                    }
+                },
+                shared: reader.shared_expert()?,
+            },
+        })
+    }
+
+    /// What selects among its entries, with CSA.
+    pub fn indexer(&self) -> Option<&(Indexer, Compressor)> {
+        self.compressed.as_ref()?.indexer.as_ref()
+    }
+}
+
+impl Compressed {
+    fn read(reader: &mut Reader, role: Role, cache: usize) -> Result<Option<Self>, CheckpointError> {
+        let (ratio, sparse) = (role.ratio(), role == Role::Csa);
+        if role == Role::Sliding {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            cache,
+            compressor: Compressor::read(reader, "attn.compressor", ratio, if sparse { 2 } else { 1 })?,
+            indexer: if sparse {
+                Some((reader.indexer()?, Compressor::read(reader, "attn.indexer.compressor", ratio, 2)?))
+            } else {
+                None
+            },
+        }))
+    }
+}
+
+impl Compressor {
+    fn read(reader: &mut Reader, name: &str, ratio: usize, series: usize) -> Result<Self, CheckpointError> {
+        Ok(Self {
+            ratio,
+            series,
+            wkv: reader.matrix(&format!("{name}.wkv"))?,
+            wgate: reader.matrix(&format!("{name}.wgate"))?,
+            ape: reader.vector(&format!("{name}.ape"))?,
+            norm: reader.vector(&format!("{name}.norm.weight"))?,
+        })
+    }
+
+    /// Channels of a pooled row.
+    pub fn dim(&self) -> usize {
+        self.norm.len()
+    }
+
+    /// Values, and gates, of one token.
+    pub fn width(&self) -> usize {
+        self.series * self.dim()
+    }
+}
+
+/// The experts of every token id, `[vocabulary, top_k]`: below `experts`, and distinct in a row.
+fn token_experts(checkpoint: &Checkpoint, name: &str, experts: usize) -> Result<Vec<u16>, LoadError> {
+    let tensor = checkpoint.tensor(name)?;
+    let (_, row_bytes) = tensor.rows()?;
+    let top_k = (row_bytes / tensor.dtype.bytes()) as usize;
+    let mut table: Vec<u16> = Vec::new();
+    let count = (tensor.bytes / tensor.dtype.bytes()) as usize;
+    let memory = || CheckpointError::Memory { tensor: name.to_owned(), bytes: tensor.bytes };
+    table.try_reserve_exact(count).map_err(|_| memory())?;
+    let mut wrong = None;
+    checkpoint.for_each_strip(tensor, 1, |first, rows| {
+        for (row, ids) in rows.as_chunks::<8>().0.chunks_exact(top_k).enumerate() {
+            let start = table.len();
+            for &bytes in ids {
+                let expert = i64::from_le_bytes(bytes);
+                let known = u16::try_from(expert).ok().filter(|&expert| usize::from(expert) < experts);
+                let problem = match known {
+                    Some(expert) if !table[start..].contains(&expert) => None,
+                    Some(_) => Some("named twice"),
+                    None => Some("none of the layer's"),
+                };
+                wrong = wrong.or(problem.map(|problem| (first + row, expert, problem)));
+                table.push(known.unwrap_or(0));
+            }
+        }
+        Ok(())
+    })?;
+    match wrong {
+        None => Ok(table),
+        Some((token, expert, problem)) => {
+            Err(LoadError::TokenExperts { tensor: name.to_owned(), token, expert, problem })
+        }
+    }
+}
