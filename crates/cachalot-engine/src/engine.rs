@@ -6,13 +6,17 @@
 use std::sync::Arc;
 
 use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
-use cachalot_experts::{CheckpointRows, ExpertStats, LazyExperts, RowError};
+use cachalot_experts::{
+    CheckpointRows, ExpertLayout, ExpertStats, Interrupt, Policy, RowError, StreamOptions, StreamedExperts,
+};
 use cachalot_kernels::Compute;
 use cachalot_model::{Arithmetic, CachePrecision, LoadError, Model, Parts};
 use cachalot_runtime::Pool;
-use cachalot_storage::{Files, StorageError};
+use cachalot_storage::{Activity, Files, Method, Probe, Reader, StorageError};
 use cachalot_text::tokenizer::MAX_FILE_BYTES;
 use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
+
+use crate::disk::Disk;
 
 /// The tokenizer's file.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -22,7 +26,7 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 pub const DEFAULT_EXPERT_CACHE: u64 = 8 << 30;
 
 /// What a user decides about an engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EngineOptions {
     /// How linear layers treat their inputs.
     pub arithmetic: Arithmetic,
@@ -34,6 +38,14 @@ pub struct EngineOptions {
     pub expert_cache: u64,
     /// How sequences keep keys and entries.
     pub cache: CacheChoice,
+    /// How the disk is read; found out by reading if absent.
+    pub method: Option<Method>,
+    /// Which experts are displaced.
+    pub policy: Policy,
+    /// Whether guesses of the next layer's experts may be read.
+    pub guess: bool,
+    /// Ends a step that waits for the disk.
+    pub interrupt: Interrupt,
 }
 
 /// How sequences keep keys and entries.
@@ -65,6 +77,10 @@ impl Default for EngineOptions {
             context: None,
             expert_cache: DEFAULT_EXPERT_CACHE,
             cache: CacheChoice::default(),
+            method: None,
+            policy: Policy::DEFAULT,
+            guess: true,
+            interrupt: Interrupt::new(),
         }
     }
 }
@@ -94,6 +110,9 @@ pub enum OpenError {
     /// A table of rows is not of the released form.
     #[error(transparent)]
     Rows(#[from] RowError),
+    /// The system gives no thread or memory to read with.
+    #[error("the disk cannot be read: {0}")]
+    Reader(#[from] std::io::Error),
     /// The model's parts do not fit together.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -109,7 +128,11 @@ pub enum OpenError {
 pub struct Engine {
     model: Model,
     tokenizer: Tokenizer,
-    experts: Arc<LazyExperts>,
+    experts: Arc<StreamedExperts>,
+    reader: Arc<Reader>,
+    probe: Probe,
+    notes: Vec<String>,
+    interrupt: Interrupt,
     abilities: Abilities,
     label: String,
     context: usize,
@@ -146,7 +169,15 @@ impl Engine {
         let isa = compute.isa().name();
         let config = architecture.trunk();
         let (layers, count) = (config.num_hidden_layers, config.n_routed_experts);
-        let experts = Arc::new(LazyExperts::new(Arc::clone(&checkpoint), layers, count, options.expert_cache));
+        let layout = ExpertLayout::new(Arc::clone(&checkpoint), layers, count)?;
+        let Disk { reader, probe, notes } = Disk::open(&checkpoint, &layout, options.method)?;
+        let stream = StreamOptions {
+            budget_bytes: options.expert_cache,
+            policy: options.policy,
+            interrupt: options.interrupt.clone(),
+            guess: options.guess,
+        };
+        let experts = Arc::new(StreamedExperts::new(layout, Arc::clone(&reader), stream)?);
         let parts = Parts {
             experts: Arc::clone(&experts) as _,
             rows: Arc::new(CheckpointRows::new(Arc::clone(&checkpoint))?),
@@ -165,7 +196,8 @@ impl Engine {
         let limit = config.max_position_embeddings;
         let context = options.context.map_or(limit, |context| context.min(limit));
         let (abilities, label) = (checkpoint.abilities(), checkpoint.label().to_owned());
-        Ok(Self { model, tokenizer, experts, abilities, label, context, threads, isa })
+        let interrupt = options.interrupt.clone();
+        Ok(Self { model, tokenizer, experts, reader, probe, notes, interrupt, abilities, label, context, threads, isa })
     }
 
     /// The model.
@@ -206,6 +238,31 @@ impl Engine {
     /// The instruction set that computes.
     pub fn instruction_set(&self) -> &'static str {
         self.isa
+    }
+
+    /// What is worth telling the user about this machine's disk: ways of reading that it does not have.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// How the disk is read, and how fast it was when the model was opened.
+    pub fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
+    /// What the disk has done since the model was opened.
+    pub fn disk_activity(&self) -> Activity {
+        self.reader.activity()
+    }
+
+    /// Ends a step that waits for the disk, as if its caller had cancelled it.
+    pub fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+
+    /// The routed experts.
+    pub fn experts(&self) -> &StreamedExperts {
+        &self.experts
     }
 
     /// What became of the routed experts that were asked for.

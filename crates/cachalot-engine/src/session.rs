@@ -264,7 +264,14 @@ impl Session {
                 outcome.finish = Finish::Length;
                 return Ok(());
             }
-            self.advance(&[id], LogitsOf::Last)?;
+            match self.advance(&[id], LogitsOf::Last) {
+                // The caller would not wait for the disk: as if it had cancelled before this token.
+                Err(StepError::Cancelled) => {
+                    outcome.finish = Finish::Cancelled;
+                    return Ok(());
+                }
+                advanced => advanced?,
+            }
         }
     }
 
@@ -324,7 +331,10 @@ impl Session {
         }
         for chunk in prompt[first..].chunks(PREFILL_CHUNK) {
             let last = self.tokens.len() + chunk.len() == total;
-            self.advance(chunk, if last { LogitsOf::Last } else { LogitsOf::None })?;
+            match self.advance(chunk, if last { LogitsOf::Last } else { LogitsOf::None }) {
+                Err(StepError::Cancelled) => return Ok(false),
+                advanced => advanced?,
+            }
             if !report(self.tokens.len()) {
                 return Ok(false);
             }
