@@ -86,6 +86,7 @@ fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults, ablation: 
         expert_cache: args.expert_cache.map_or(DEFAULT_EXPERT_CACHE, |gigabytes| (gigabytes * 1e9) as u64),
         cache: args.cache.map_or(defaults.cache, CacheChoice::from),
         ablation,
+        ..EngineOptions::default()
     };
     let mut bar = Bar::bytes("loading");
     let engine = Engine::open(files, &options, &mut |loading| bar.set(loading.done, loading.total));
