@@ -61,7 +61,7 @@ pub struct Shard {
     pub name: String,
     /// How much of it there is.
     pub arrival: Arrival,
-    file: Option<Box<dyn Storage>>,
+    file: Option<Arc<dyn Storage>>,
 }
 
 impl Shard {
@@ -270,6 +270,11 @@ impl Checkpoint {
         tensor.start
     }
 
+    /// The file that `tensor` lies in, if it has arrived.
+    pub fn file_of(&self, tensor: &TensorInfo) -> Option<&Arc<dyn Storage>> {
+        self.shard_of(tensor).file.as_ref()
+    }
+
     /// Whether reads of `tensor` may wait for a device.
     pub fn waits(&self, tensor: &TensorInfo) -> bool {
         self.shard_of(tensor).file.as_ref().is_some_and(|file| file.waits())
@@ -321,7 +326,7 @@ impl Opened {
             };
             let arrival = arrival(&*file, data_start, &header, partial, problems);
             place_tensors(&index, number as u32, header, data_start, &mut placed, problems);
-            shards.push(Shard { name: name.clone(), arrival, file: Some(file) });
+            shards.push(Shard { name: name.clone(), arrival, file: Some(Arc::from(file)) });
         }
         let (mut tensors, mut absent) = (Vec::with_capacity(index.tensors.len()), Vec::new());
         for ((name, shard), placed) in index.tensors.into_iter().zip(placed) {

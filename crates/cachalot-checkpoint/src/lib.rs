@@ -28,4 +28,5 @@ pub use error::{BadCode, CheckpointError};
 pub use fields::FieldError;
 pub use inspect::{Amount, Cache, DtypeAmount, GroupAmount, Inspection, Memory, ShardState, Token};
 pub use inventory::{Expected, Group, Problem};
+pub use matrix::StoredMatrix;
 pub use problems::{MAX_PROBLEMS, Problems};

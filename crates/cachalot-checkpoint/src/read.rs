@@ -63,7 +63,7 @@ impl TensorInfo {
 
 impl Checkpoint {
     /// Refuses `bytes`, the elements of `tensor` from number `first` on, if one of them is no number.
-    pub(crate) fn check_codes(&self, tensor: &TensorInfo, first: u64, bytes: &[u8]) -> Result<(), CheckpointError> {
+    pub fn check_codes(&self, tensor: &TensorInfo, first: u64, bytes: &[u8]) -> Result<(), CheckpointError> {
         match find_bad_code(tensor.dtype, bytes) {
             Some((place, code)) => Err(self.refused(tensor, first + place as u64, code)),
             None => Ok(()),

@@ -7,14 +7,19 @@ use std::sync::Arc;
 
 use cachalot_checkpoint::deepseek_v4::Draft;
 use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
-use cachalot_experts::{CheckpointRows, ExpertError, ExpertSource, ExpertStats, LazyExperts, RowError};
+use cachalot_experts::{
+    CheckpointRows, Delivery, ExpertError, ExpertLayout, ExpertSource, ExpertStats, Interrupt, Policy, RowError,
+    StreamOptions, StreamedExperts, Wanted,
+};
 use cachalot_kernels::Compute;
-use cachalot_model::{Arithmetic, CachePrecision, LoadError, Model, Parts};
+use cachalot_model::{Ablation, Arithmetic, CachePrecision, LoadError, Model, Parts};
 use cachalot_runtime::Pool;
-use cachalot_storage::{Files, StorageError};
+use cachalot_storage::{Activity, Files, Method, Probe, Reader, StorageError};
 use cachalot_text::conversation::EffortTexts;
 use cachalot_text::tokenizer::MAX_FILE_BYTES;
 use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
+
+use crate::disk::Disk;
 
 /// The tokenizer's file.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -24,7 +29,7 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 pub const DEFAULT_EXPERT_CACHE: u64 = 8 << 30;
 
 /// What a user decides about an engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EngineOptions {
     /// How linear layers treat their inputs.
     pub arithmetic: Arithmetic,
@@ -36,6 +41,16 @@ pub struct EngineOptions {
     pub expert_cache: u64,
     /// How sequences keep keys and entries.
     pub cache: CacheChoice,
+    /// Parts of the model that are left out.
+    pub ablation: Ablation,
+    /// How the disk is read; found out by reading if absent.
+    pub method: Option<Method>,
+    /// Which experts are displaced.
+    pub policy: Policy,
+    /// Whether guesses of the next layer's experts may be read.
+    pub guess: bool,
+    /// Ends a step that waits for the disk.
+    pub interrupt: Interrupt,
 }
 
 /// How sequences keep keys and entries.
@@ -67,6 +82,11 @@ impl Default for EngineOptions {
             context: None,
             expert_cache: DEFAULT_EXPERT_CACHE,
             cache: CacheChoice::default(),
+            ablation: Ablation::default(),
+            method: None,
+            policy: Policy::DEFAULT,
+            guess: true,
+            interrupt: Interrupt::new(),
         }
     }
 }
@@ -96,6 +116,9 @@ pub enum OpenError {
     /// A table of rows is not of the released form.
     #[error(transparent)]
     Rows(#[from] RowError),
+    /// The system gives no thread or memory to read with.
+    #[error("the disk cannot be read: {0}")]
+    Reader(#[from] std::io::Error),
     /// The model's parts do not fit together.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -111,10 +134,13 @@ pub enum OpenError {
 pub struct Engine {
     model: Model,
     tokenizer: Tokenizer,
-    experts: Arc<LazyExperts>,
+    experts: Arc<StreamedExperts>,
+    reader: Arc<Reader>,
+    probe: Probe,
+    notes: Vec<String>,
+    interrupt: Interrupt,
     checkpoint: Arc<Checkpoint>,
     inspection: Inspection,
-    expert_cache: u64,
     context: usize,
     threads: usize,
     isa: &'static str,
@@ -149,12 +175,21 @@ impl Engine {
         let isa = compute.isa().name();
         let config = architecture.trunk();
         let (layers, count) = (config.num_hidden_layers, config.n_routed_experts);
-        let experts = Arc::new(LazyExperts::new(Arc::clone(&checkpoint), layers, count, options.expert_cache));
+        let layout = ExpertLayout::new(Arc::clone(&checkpoint), layers, count)?;
+        let Disk { reader, probe, notes } = Disk::open(&checkpoint, &layout, options.method)?;
+        let stream = StreamOptions {
+            budget_bytes: options.expert_cache,
+            policy: options.policy,
+            interrupt: options.interrupt.clone(),
+            guess: options.guess,
+        };
+        let experts = Arc::new(StreamedExperts::new(layout, Arc::clone(&reader), stream)?);
         let parts = Parts {
             experts: Arc::clone(&experts) as _,
             rows: Arc::new(CheckpointRows::new(Arc::clone(&checkpoint))?),
             compute,
             arithmetic: options.arithmetic,
+            ablation: options.ablation,
             cache: options.cache.precision(architecture),
             classes,
         };
@@ -172,9 +207,12 @@ impl Engine {
             model,
             tokenizer,
             experts,
+            reader,
+            probe,
+            notes,
+            interrupt: options.interrupt.clone(),
             checkpoint,
             inspection,
-            expert_cache: options.expert_cache,
             context,
             threads,
             isa,
@@ -218,7 +256,7 @@ impl Engine {
 
     /// Whether all routed experts have room in memory.
     pub fn experts_fit(&self) -> bool {
-        self.inspection.memory.experts_bytes <= self.expert_cache
+        self.experts.stats().slots as u64 >= self.inspection.memory.experts
     }
 
     /// Reads every routed expert once, so that as many are in memory as the budget allows.
@@ -227,10 +265,12 @@ impl Engine {
     /// If one cannot be read.
     pub fn read_experts(&self) -> Result<(), ExpertError> {
         let config = self.model.config();
-        let mut experts = Vec::new();
+        let mut delivery = Delivery::new();
         for layer in 0..config.num_hidden_layers {
             for expert in 0..config.n_routed_experts as u32 {
-                self.experts.fetch(layer, &[expert], &mut experts)?;
+                self.experts.order(layer, &[Wanted { expert, tokens: 1 }], &mut delivery)?;
+                self.experts.wait(&mut delivery, 0..1)?;
+                self.experts.release(&mut delivery, 0..1);
             }
         }
         Ok(())
@@ -258,6 +298,31 @@ impl Engine {
     /// The instruction set that computes.
     pub fn instruction_set(&self) -> &'static str {
         self.isa
+    }
+
+    /// What is worth telling the user about this machine's disk: ways of reading that it does not have.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// How the disk is read, and how fast it was when the model was opened.
+    pub fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
+    /// What the disk has done since the model was opened.
+    pub fn disk_activity(&self) -> Activity {
+        self.reader.activity()
+    }
+
+    /// Ends a step that waits for the disk, as if its caller had cancelled it.
+    pub fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+
+    /// The routed experts.
+    pub fn experts(&self) -> &StreamedExperts {
+        &self.experts
     }
 
     /// What became of the routed experts that were asked for.

@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 pub mod chat;
+mod disk;
 pub mod engine;
 pub mod forward;
 pub mod planner;
 pub mod sampling;
 pub mod session;
 
+pub use cachalot_model::Ablation;
 pub use chat::{SamplingChoice, Turn, TurnError, TurnEvent, TurnOptions, turn};
 pub use engine::{CacheChoice, Engine, EngineOptions, Loading, OpenError};
 pub use sampling::SamplingParams;

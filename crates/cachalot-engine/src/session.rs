@@ -264,7 +264,14 @@ impl Session {
                 outcome.finish = Finish::Length;
                 return Ok(());
             }
-            self.advance(&[id], LogitsOf::Last)?;
+            match self.advance(&[id], LogitsOf::Last) {
+                // The caller would not wait for the disk: as if it had cancelled before this token.
+                Err(StepError::Cancelled) => {
+                    outcome.finish = Finish::Cancelled;
+                    return Ok(());
+                }
+                advanced => advanced?,
+            }
         }
     }
 
@@ -326,7 +333,11 @@ impl Session {
         }
         for chunk in prompt[first..].chunks(PREFILL_CHUNK) {
             let following = total - self.tokens.len() - chunk.len();
-            self.advance(chunk, if following == 0 { LogitsOf::Last } else { LogitsOf::Later(following) })?;
+            let logits = if following == 0 { LogitsOf::Last } else { LogitsOf::Later(following) };
+            match self.advance(chunk, logits) {
+                Err(StepError::Cancelled) => return Ok(false),
+                advanced => advanced?,
+            }
             if !report(self.tokens.len()) {
                 return Ok(false);
             }

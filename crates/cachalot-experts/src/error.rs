@@ -1,6 +1,7 @@
 //! Why an expert or a row cannot be had.
 
 use cachalot_checkpoint::CheckpointError;
+use cachalot_storage::StorageError;
 
 /// Why an expert cannot be provided.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,21 @@ pub enum ExpertError {
         /// Experts of a layer.
         experts: usize,
     },
+    /// The disk did not deliver.
+    #[error("expert {expert} of layer {layer} ({tensors}): {source}")]
+    Disk {
+        /// The layer.
+        layer: usize,
+        /// The expert.
+        expert: u32,
+        /// The tensors that the read was for.
+        tensors: String,
+        /// Why; names shard and offset.
+        source: Box<StorageError>,
+    },
+    /// The caller no longer wants to wait.
+    #[error("interrupted while waiting for the disk")]
+    Interrupted,
     /// One of its tensors cannot be read.
     #[error("expert {expert} of layer {layer}: {source}")]
     Read {
@@ -64,6 +80,9 @@ pub enum RowError {
         /// Length of the output.
         length: usize,
     },
+    /// The caller no longer wants to wait.
+    #[error("interrupted while waiting for the disk")]
+    Interrupted,
     /// A row, or the description of its table, cannot be read.
     #[error("{0}")]
     Read(#[from] Box<CheckpointError>),

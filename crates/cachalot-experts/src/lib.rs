@@ -5,17 +5,26 @@
 //! Spec sections 2.2, 2.3 and 3.10 e.
 #![forbid(unsafe_code)]
 
+mod delivery;
 mod error;
-mod lazy;
-mod recent;
+mod guard;
+mod layout;
+mod load;
+mod policy;
 mod rows;
+mod stats;
+mod streamed;
+pub mod trace;
 
+pub use delivery::{Certainty, Delivery, Interrupt, Wanted};
 pub use error::{ExpertError, RowError};
-pub use lazy::{ExpertStats, LazyExperts};
+pub use policy::{Policy, Residency};
 pub use rows::CheckpointRows;
+pub use stats::{ExpertStats, PrefetchStats};
+pub use streamed::{ExpertLayout, FEWEST_SLOTS, StreamOptions, StreamedExperts};
 
 use cachalot_kernels::Matrix;
-use std::sync::Arc;
+use std::ops::Range;
 
 /// One routed expert: `w2 (silu(w1 x) * w3 x)`.
 pub struct Expert {
@@ -35,12 +44,36 @@ impl Expert {
 }
 
 /// Provides routed experts.
+///
+/// A layer's experts are ordered all at once and handed over as they arrive; each is given back when it has been
+/// computed with. In between nobody may wait for another layer's.
 pub trait ExpertSource: Send + Sync {
-    /// Replaces the content of `out` by the experts `experts` of layer `layer`, in that order.
+    /// Asks for the experts `wanted` of layer `layer`, ascending and distinct; `delivery` then holds those that are at
+    /// hand. The order in which the others arrive is not defined.
     ///
     /// # Errors
-    /// If there is no such layer or expert, or one cannot be read; `out` is empty then.
-    fn fetch(&self, layer: usize, experts: &[u32], out: &mut Vec<Arc<Expert>>) -> Result<(), ExpertError>;
+    /// If there is no such layer or expert.
+    fn order(&self, layer: usize, wanted: &[Wanted], delivery: &mut Delivery) -> Result<(), ExpertError>;
+
+    /// Waits until one of the experts `range` of the delivery is there that has not been given back, or all have been.
+    ///
+    /// # Errors
+    /// If one of them cannot be read, or the caller was interrupted. The delivery must then be released.
+    fn wait(&self, delivery: &mut Delivery, range: Range<usize>) -> Result<(), ExpertError>;
+
+    /// Gives the experts `range` of the delivery back, or up.
+    fn release(&self, delivery: &mut Delivery, range: Range<usize>);
+
+    /// Says that experts of a layer will be, or may be, asked for soon. What is expected never delays what is waited
+    /// for, and is dropped if the layer's order shows that it was wrong.
+    fn prefetch(&self, layer: usize, experts: &mut dyn Iterator<Item = u32>, certainty: Certainty) {
+        let _ = (layer, experts, certainty);
+    }
+
+    /// Whether a guess of the next layer's experts is welcome: it costs its maker time.
+    fn guesses(&self) -> bool {
+        false
+    }
 }
 
 /// Provides decoded rows of tables that are too large to hold.

@@ -1,10 +1,13 @@
 //! Experts and rows from the fixture: the right ones, in the order asked, read as seldom as promised.
 
 use cachalot_checkpoint::{Checkpoint, TensorInfo};
-use cachalot_experts::{CheckpointRows, ExpertSource, LazyExperts, RowSource};
+use cachalot_experts::{
+    Certainty, CheckpointRows, Delivery, Expert, ExpertError, ExpertLayout, ExpertSource, FEWEST_SLOTS, Interrupt,
+    RowSource, StreamOptions, StreamedExperts, Wanted,
+};
 use cachalot_kernels::{Activations, Compute, Matrix, Treatment, matmul_one};
 use cachalot_runtime::Pool;
-use cachalot_storage::{Directory, Fault, FaultyFiles, Plan};
+use cachalot_storage::{Directory, Fault, FaultyFiles, Method, Plan, Reader};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,69 +51,197 @@ fn fingerprint(matrix: &Matrix) -> Vec<f32> {
     output
 }
 
-#[test]
-fn experts_come_in_the_order_asked_and_are_read_once() {
-    let (checkpoint, plan) = faulty();
-    let experts = LazyExperts::new(Arc::clone(&checkpoint), 14, 14, u64::MAX);
-    let mut out = Vec::new();
-    for asked in [&[3, 11, 0][..], &[0, 3, 12, 3], &[], &[13]] {
-        experts.fetch(5, asked, &mut out).expect("reads");
-        assert_eq!(out.len(), asked.len());
-        for (expert, number) in out.iter().zip(asked) {
-            let parts = [("w1", &expert.w1), ("w3", &expert.w3), ("w2", &expert.w2)];
-            for (name, matrix) in parts {
-                let name = format!("layers.5.ffn.experts.{number}.{name}.weight");
-                let direct = checkpoint.matrix(&name).expect("reads");
-                assert!(fingerprint(matrix) == fingerprint(&direct), "{name}");
-            }
+/// All experts of the fixture, as many kept as `budget_bytes` allow, read with `depth` in flight.
+fn experts_of(checkpoint: &Arc<Checkpoint>, budget_bytes: u64, interrupt: &Interrupt) -> StreamedExperts {
+    let layout = ExpertLayout::new(Arc::clone(checkpoint), 14, 14).expect("a layout");
+    let device = layout.targets()[0].file.device();
+    let reader = Reader::new(Method { depth: 4, ..Method::PLAIN }, layout.largest_read(), [device]).expect("a reader");
+    let options = StreamOptions { budget_bytes, interrupt: interrupt.clone(), ..StreamOptions::default() };
+    StreamedExperts::new(layout, Arc::new(reader), options).expect("slots")
+}
+
+fn wanted(experts: &[u32]) -> Vec<Wanted> {
+    experts.iter().map(|&expert| Wanted { expert, tokens: 1 }).collect()
+}
+
+/// Fetches experts one and all, in whatever order they arrive, and hands each to `check`.
+fn fetch(
+    source: &StreamedExperts,
+    layer: usize,
+    experts: &[u32],
+    mut check: impl FnMut(u32, &Expert),
+) -> Result<(), ExpertError> {
+    let mut delivery = Delivery::new();
+    source.order(layer, &wanted(experts), &mut delivery)?;
+    let (all, mut left) = (0..delivery.len(), experts.len());
+    while left > 0 {
+        if let Err(error) = source.wait(&mut delivery, all.clone()) {
+            source.release(&mut delivery, all);
+            return Err(error);
+        }
+        for place in all.clone() {
+            let Some(expert) = delivery.arrived(place).map(Arc::clone) else { continue };
+            check(experts[place], &expert);
+            drop(expert);
+            source.release(&mut delivery, place..place + 1);
+            left -= 1;
         }
     }
-    let stats = experts.stats();
-    assert_eq!((stats.hits, stats.misses, stats.kept), (3, 5, 5));
-    let before = plan.calls();
-    experts.fetch(5, &[13, 0, 11], &mut out).expect("kept");
-    assert_eq!(plan.calls(), before);
-    experts.fetch(6, &[13], &mut out).expect("reads");
-    assert_eq!(plan.calls(), before + 6, "an expert has six tensors");
+    Ok(())
+}
+
+/// The three matrices are those that the checkpoint holds.
+fn assert_stored(checkpoint: &Checkpoint, layer: usize, number: u32, expert: &Expert) {
+    for (name, matrix) in [("w1", &expert.w1), ("w3", &expert.w3), ("w2", &expert.w2)] {
+        let name = format!("layers.{layer}.ffn.experts.{number}.{name}.weight");
+        let direct = checkpoint.matrix(&name).expect("reads");
+        assert!(fingerprint(matrix) == fingerprint(&direct), "{name}");
+    }
 }
 
 #[test]
-fn the_budget_is_kept_and_the_oldest_goes() {
-    let (checkpoint, _) = faulty();
-    let all = LazyExperts::new(Arc::clone(&checkpoint), 14, 14, u64::MAX);
-    let mut out = Vec::new();
-    all.fetch(2, &[0], &mut out).expect("reads");
-    let one = out[0].bytes() as u64;
-    let experts = LazyExperts::new(checkpoint, 14, 14, 2 * one);
-    for expert in [0, 1, 0, 2, 0, 1] {
-        experts.fetch(2, &[expert], &mut out).expect("reads");
-        assert!(experts.stats().kept_bytes <= 2 * one);
+fn experts_are_what_is_stored_and_are_read_once() {
+    let (checkpoint, plan) = faulty();
+    let experts = experts_of(&checkpoint, u64::MAX, &Interrupt::new());
+    let compare = |number: u32, expert: &Expert| assert_stored(&checkpoint, 5, number, expert);
+    for asked in [&[0, 3, 11][..], &[0, 3, 12], &[], &[13]] {
+        fetch(&experts, 5, asked, compare).expect("reads");
     }
     let stats = experts.stats();
-    assert_eq!((stats.hits, stats.misses, stats.kept), (2, 4, 2));
-    // More than fit are handed out all the same.
-    experts.fetch(2, &[5, 6, 7, 8, 9], &mut out).expect("reads");
-    assert_eq!((out.len(), experts.stats().kept), (5, 2));
+    assert_eq!((stats.hits, stats.misses, stats.kept), (2, 5, 5));
+    let before = plan.calls();
+    fetch(&experts, 5, &[0, 11, 13], compare).expect("kept");
+    let direct = plan.calls();
+    fetch(&experts, 5, &[0, 11, 13], |_, _| ()).expect("kept");
+    assert_eq!(plan.calls(), direct, "only the comparison has read");
+    let reads = ExpertLayout::new(Arc::clone(&checkpoint), 14, 14).expect("a layout").reads(6, 13);
+    fetch(&experts, 6, &[13], |_, _| ()).expect("reads");
+    assert_eq!(plan.calls(), direct + reads as u64);
+    assert!(reads < 6 && before < direct, "tensors that are neighbours are read together: {reads}");
 }
 
 #[test]
-fn expert_errors_name_layer_expert_shard_tensor_and_index() {
+fn the_fewest_slots_serve_any_number_of_experts() {
+    let (checkpoint, _) = faulty();
+    let experts = experts_of(&checkpoint, 0, &Interrupt::new());
+    let all: Vec<u32> = (0..14).collect();
+    for layer in [2, 3, 4, 2] {
+        let mut seen = 0;
+        experts.prefetch(layer + 1, &mut (0..14), Certainty::Likely);
+        fetch(&experts, layer, &all, |number, expert| {
+            assert_stored(&checkpoint, layer, number, expert);
+            seen += 1;
+        })
+        .expect("reads");
+        assert_eq!(seen, 14);
+        assert!(experts.stats().kept <= FEWEST_SLOTS);
+    }
+}
+
+#[test]
+fn what_was_expected_is_used_or_dropped() {
     let (checkpoint, plan) = faulty();
-    let experts = LazyExperts::new(Arc::clone(&checkpoint), 14, 14, u64::MAX);
-    let mut out = Vec::new();
-    let error = experts.fetch(5, &[1, 14], &mut out).expect_err("none").to_string();
+    let experts = experts_of(&checkpoint, u64::MAX, &Interrupt::new());
+    plan.on_calls(0..u64::MAX, Fault::Delay(Duration::from_millis(20)));
+    experts.prefetch(3, &mut (0..14), Certainty::Certain);
+    // Most have not been issued yet: nobody wants them.
+    fetch(&experts, 3, &[0, 7], |number, expert| assert_stored_later(number, expert)).expect("reads");
+    let stats = experts.stats();
+    assert!(stats.prefetch.used >= 1 && stats.prefetch.dropped >= 4, "{stats:?}");
+    plan.clear();
+    fetch(&experts, 3, &[0, 7, 9], |number, expert| assert_stored(&checkpoint, 3, number, expert)).expect("reads");
+}
+
+fn assert_stored_later(_number: u32, expert: &Expert) {
+    assert!(expert.bytes() > 0);
+}
+
+#[test]
+fn a_disk_that_hangs_can_be_left_and_one_that_recovers_is_used_again() {
+    let (checkpoint, plan) = faulty();
+    let interrupt = Interrupt::new();
+    let experts = experts_of(&checkpoint, u64::MAX, &interrupt);
+    plan.on_calls(0..u64::MAX, Fault::Delay(Duration::from_millis(1500)));
+    let start = std::time::Instant::now();
+    let error = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(50));
+            interrupt.set(true);
+        });
+        fetch(&experts, 5, &[1, 2], |_, _| ()).expect_err("left")
+    });
+    assert!(matches!(error, ExpertError::Interrupted) && start.elapsed() < Duration::from_secs(1), "{error}");
+    interrupt.set(false);
+    plan.clear();
+    fetch(&experts, 5, &[1, 2, 3], |number, expert| assert_stored(&checkpoint, 5, number, expert)).expect("reads");
+}
+
+#[test]
+fn memory_given_back_is_not_used_again() {
+    let (checkpoint, _) = faulty();
+    let experts = experts_of(&checkpoint, u64::MAX, &Interrupt::new());
+    let all: Vec<u32> = (0..14).collect();
+    (0..4).for_each(|layer| fetch(&experts, layer, &all, |_, _| ()).expect("reads"));
+    let slot = experts.stats().slot_bytes;
+    assert_eq!(experts.shrink(10 * slot), 10 * slot);
+    assert_eq!(experts.stats().slots, 14 * 14 - 10);
+    assert!(experts.shrink(u64::MAX) > 0);
+    assert_eq!(experts.stats().slots, FEWEST_SLOTS);
+    for layer in [0, 9] {
+        fetch(&experts, layer, &all, |number, expert| assert_stored(&checkpoint, layer, number, expert))
+            .expect("reads");
+    }
+}
+
+#[test]
+fn the_hot_ones_of_one_run_are_there_at_the_start_of_the_next() {
+    let (checkpoint, _) = faulty();
+    let experts = experts_of(&checkpoint, u64::MAX, &Interrupt::new());
+    experts.start_trace();
+    for _ in 0..3 {
+        fetch(&experts, 5, &[4, 7], |_, _| ()).expect("reads");
+    }
+    fetch(&experts, 6, &[1], |_, _| ()).expect("reads");
+    let trace = experts.take_trace();
+    assert_eq!((trace.uses(), trace.optimum(9)), (7, 4));
+    let hot = experts.hottest();
+    assert_eq!((hot.len(), hot[2]), (3, (6, 1)));
+    let next = experts_of(&checkpoint, u64::MAX, &Interrupt::new());
+    next.warm(&hot);
+    next.warm(&[(99, 0), (0, 99)]);
+    let start = std::time::Instant::now();
+    while next.stats().kept < 3 || start.elapsed() < Duration::from_millis(50) {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    fetch(&next, 5, &[4, 7], |number, expert| assert_stored(&checkpoint, 5, number, expert)).expect("kept");
+    assert_eq!((next.stats().hits, next.stats().misses), (2, 0));
+}
+
+#[test]
+fn expert_errors_name_layer_expert_shard_tensor_and_place() {
+    let (checkpoint, plan) = faulty();
+    let experts = experts_of(&checkpoint, u64::MAX, &Interrupt::new());
+    let error = fetch(&experts, 5, &[1, 14], |_, _| ()).expect_err("none").to_string();
     assert_eq!(error, "layer 5 has no expert 14: there are 14 layers with 14 experts each");
-    assert!(experts.fetch(14, &[0], &mut out).is_err());
+    assert!(fetch(&experts, 14, &[0], |_, _| ()).is_err());
     let name = "layers.5.ffn.experts.4.w3.scale";
     plant(&checkpoint, &plan, name, 9, 255);
-    let shard = &checkpoint.shard_of(checkpoint.tensor(name).expect("there")).name;
-    let error = experts.fetch(5, &[3, 4, 5], &mut out).expect_err("damaged").to_string();
+    let shard = checkpoint.shard_of(checkpoint.tensor(name).expect("there")).name.clone();
+    let error = fetch(&experts, 5, &[3, 4, 5], |_, _| ()).expect_err("damaged").to_string();
     let expected = format!(
         "expert 4 of layer 5: {shard}: {name}: scale byte 255 at index 9: the file is damaged, download it again"
     );
-    assert_eq!((error, out.len()), (expected, 0));
+    assert_eq!(error, expected);
     plan.clear();
-    experts.fetch(5, &[3, 4, 5], &mut out).expect("reads again");
+    let offset = checkpoint.file_offset(checkpoint.tensor(name).expect("there"));
+    plan.on_bytes(offset..offset + 1, Fault::Eio);
+    let error = fetch(&experts, 5, &[3, 4, 5], |_, _| ()).expect_err("unreadable").to_string();
+    assert!(error.starts_with("expert 4 of layer 5 (") && error.contains(name), "{error}");
+    assert!(error.contains(&format!("{shard}: reading ")) && error.contains(" at offset "), "{error}");
+    plan.clear();
+    fetch(&experts, 5, &[3, 4, 5], |number, expert| assert_stored(&checkpoint, 5, number, expert))
+        .expect("reads again");
 }
 
 /// E4M3 by its definition (spec section 2.2).
@@ -201,20 +332,23 @@ fn row_errors_name_shard_tensor_and_index() {
 #[test]
 fn sources_are_shared_between_threads() {
     let (checkpoint, _) = faulty();
-    let (experts, rows) = (LazyExperts::new(Arc::clone(&checkpoint), 14, 14, 20_000), rows_of(&checkpoint));
+    let (experts, rows) = (experts_of(&checkpoint, 0, &Interrupt::new()), rows_of(&checkpoint));
     std::thread::scope(|scope| {
         for thread in 0..4u32 {
-            let (experts, rows) = (&experts, &rows);
+            let (checkpoint, experts, rows) = (&checkpoint, &experts, &rows);
             scope.spawn(move || {
-                let mut out = Vec::new();
                 for step in 0..10 {
-                    let asked = [(thread + step) % 14, (thread * 5 + step * 3) % 14];
-                    experts.fetch(3, &asked, &mut out).expect("reads");
-                    assert_eq!(out.len(), 2);
+                    let mut asked =
+                        [(thread + step) % 14, (thread * 5 + step * 3) % 14, (thread + 7 * step) % 14].to_vec();
+                    asked.sort_unstable();
+                    asked.dedup();
+                    let layer = 3 + step as usize % 3;
+                    fetch(experts, layer, &asked, |number, expert| assert_stored(checkpoint, layer, number, expert))
+                        .expect("reads");
                     rows.fetch(1, &[u64::from(thread), u64::from(step)], &mut [0.0; 64]).expect("reads");
                 }
             });
         }
     });
-    assert!(experts.stats().kept_bytes <= 20_000);
+    assert!(experts.stats().kept <= FEWEST_SLOTS);
 }

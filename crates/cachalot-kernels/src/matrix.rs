@@ -43,6 +43,64 @@ impl Format {
             Self::F32 => 1,
         }
     }
+
+    /// Bytes of one row of `cols` numbers in the released layout.
+    pub fn row_bytes(self, cols: usize) -> usize {
+        (cols * 4).div_ceil(self.per_word())
+    }
+
+    /// Bytes of one row of scales over `cols` numbers in the released layout; 0 without scales.
+    pub fn scale_row_bytes(self, cols: usize) -> usize {
+        match self {
+            Self::Fp4 => cols.div_ceil(GROUP),
+            Self::Fp8 { block } => cols.div_ceil(block[1].max(1)),
+            Self::Bf16 | Self::F32 => 0,
+        }
+    }
+}
+
+/// Columns, in words, that are packed before the next: what 16 rows of them take stays in the first cache.
+const PACKED_WORDS: usize = 32;
+
+/// Puts up to 16 rows of `row_bytes` each side by side, word by word.
+fn pack_strip(strip: &mut [u8], rows: &[u8], row_bytes: usize) {
+    let words = row_bytes / 4;
+    let whole = rows.len() == LANES * row_bytes;
+    let (blocks, _) = strip.as_chunks_mut::<BLOCK>();
+    for first in (0..words).step_by(PACKED_WORDS) {
+        let count = PACKED_WORDS.min(words - first);
+        let blocks = &mut blocks[first..first + count];
+        if whole {
+            // The shape that matters: 16 rows, so that every block is written in one go.
+            let lanes: [&[[u8; 4]]; LANES] =
+                std::array::from_fn(|lane| rows[lane * row_bytes + 4 * first..][..4 * count].as_chunks().0);
+            for (word, block) in blocks.iter_mut().enumerate() {
+                for (lane, out) in lanes.iter().zip(block.as_chunks_mut::<4>().0) {
+                    *out = lane[word];
+                }
+            }
+        } else {
+            for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
+                let (row, _) = row[4 * first..][..4 * count].as_chunks::<4>();
+                row.iter()
+                    .zip(&mut *blocks)
+                    .for_each(|(word, block)| block[4 * lane..4 * lane + 4].copy_from_slice(word));
+            }
+        }
+    }
+    let rest = row_bytes % 4;
+    if rest > 0 {
+        for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
+            blocks[words][4 * lane..4 * lane + rest].copy_from_slice(&row[4 * words..]);
+        }
+    }
+}
+
+/// The first E4M3 code that is no number; blocks without any are passed over at memory speed.
+fn find_fp8_nan(raw: &[u8]) -> Option<usize> {
+    let nan = |code: &u8| e4m3::is_nan(*code);
+    let block = raw.chunks(256).position(|block| block.iter().fold(false, |any, code| any | nan(code)))?;
+    raw[256 * block..].iter().position(nan).map(|place| 256 * block + place)
 }
 
 /// `[rows, cols]` weights.
@@ -109,6 +167,11 @@ impl Matrix {
         Ok(Self { format, rows, cols, codes: zeros(codes)?, scales: zeros(scales)? })
     }
 
+    /// A matrix without numbers: what stands in the place of one that is being read.
+    pub fn empty() -> Self {
+        Self { format: Format::F32, rows: 0, cols: 0, codes: Memory::empty(), scales: Memory::empty() }
+    }
+
     /// Rows, the length of the output.
     pub fn rows(&self) -> usize {
         self.rows
@@ -131,7 +194,7 @@ impl Matrix {
 
     /// Bytes of one row in the released layout.
     pub fn row_bytes(&self) -> usize {
-        (self.cols * 4).div_ceil(self.format.per_word())
+        self.format.row_bytes(self.cols)
     }
 
     /// Takes over whole rows in the released row-major layout, from `first_row` (a multiple of 16) on.
@@ -146,23 +209,15 @@ impl Matrix {
         let count = raw.len() / row_bytes.max(1);
         assert!(first_row.is_multiple_of(LANES) && raw.len() == count * row_bytes, "whole rows from a strip's start");
         assert!(first_row + count <= self.rows, "rows {first_row} + {count} of {}", self.rows);
-        let fp8 = matches!(self.format, Format::Fp8 { .. });
-        if let Some(index) = raw.iter().position(|&code| fp8 && e4m3::is_nan(code)) {
+        if matches!(self.format, Format::Fp8 { .. })
+            && let Some(index) = find_fp8_nan(raw)
+        {
             return Err(BadCode { code: raw[index], index });
         }
         let strip_bytes = self.strip_bytes();
         let strips = self.codes.as_mut_slice()[first_row / LANES * strip_bytes..].chunks_exact_mut(strip_bytes.max(1));
         for (strip, rows) in strips.zip(raw.chunks(LANES * row_bytes)) {
-            for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
-                let (words, rest) = row.as_chunks::<4>();
-                let mut blocks = strip.chunks_exact_mut(BLOCK);
-                for (word, block) in words.iter().zip(&mut blocks) {
-                    block[4 * lane..4 * lane + 4].copy_from_slice(word);
-                }
-                if let (Some(block), false) = (blocks.next(), rest.is_empty()) {
-                    block[4 * lane..4 * lane + rest.len()].copy_from_slice(rest);
-                }
-            }
+            pack_strip(strip, rows, row_bytes);
         }
         Ok(())
     }
@@ -176,22 +231,41 @@ impl Matrix {
     /// If `raw` has another length than the matrix has scales.
     pub fn load_scales(&mut self, raw: &[u8]) -> Result<(), BadCode> {
         assert_eq!(raw.len(), self.released_scales(), "scales of a {} x {} matrix", self.rows, self.cols);
+        self.load_scale_rows(0, raw)
+    }
+
+    /// Takes over whole rows of scales in the released layout, from row `first_row` of the scales on: an FP4 matrix has a
+    /// row of scales per row, an FP8 matrix one per block of rows.
+    ///
+    /// # Errors
+    /// If a scale stands for no number; the index counts from `raw`'s start.
+    ///
+    /// # Panics
+    /// If `raw` is not whole rows of this matrix's scales.
+    pub fn load_scale_rows(&mut self, first_row: usize, raw: &[u8]) -> Result<(), BadCode> {
+        let row_bytes = self.scale_row_bytes();
+        let (first, end) = (first_row * row_bytes, first_row * row_bytes + raw.len());
+        assert!(raw.len().is_multiple_of(row_bytes.max(1)) && end <= self.released_scales(), "whole rows of scales");
         if let Some(index) = raw.iter().position(|&code| code == e8m0::NAN) {
             return Err(BadCode { code: e8m0::NAN, index });
         }
+        let packed = self.scales.as_mut_slice();
         if self.format != Format::Fp4 {
-            self.scales.as_mut_slice().copy_from_slice(raw);
+            packed[first..end].copy_from_slice(raw);
             return Ok(());
         }
-        let groups = self.groups();
-        let packed = self.scales.as_mut_slice();
-        for (row, scales) in raw.chunks_exact(groups.max(1)).enumerate() {
-            let strip = row / LANES * groups * LANES + row % LANES;
+        for (row, scales) in (first_row..).zip(raw.chunks_exact(row_bytes.max(1))) {
+            let strip = row / LANES * row_bytes * LANES + row % LANES;
             for (group, &scale) in scales.iter().enumerate() {
                 packed[strip + group * LANES] = scale;
             }
         }
         Ok(())
+    }
+
+    /// Bytes of one row of scales in the released layout; 0 without scales.
+    pub fn scale_row_bytes(&self) -> usize {
+        self.format.scale_row_bytes(self.cols)
     }
 
     /// Number of scales in the released layout.

@@ -14,10 +14,15 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// No bytes; nothing is allocated.
+    pub fn empty() -> Self {
+        Self { start: NonNull::<Aligned>::dangling().cast(), length: 0, mapped: false }
+    }
+
     /// `None` if the system refuses.
     pub fn zeroed(length: usize) -> Option<Self> {
         if length == 0 {
-            return Some(Self { start: NonNull::<Aligned>::dangling().cast(), length, mapped: false });
+            return Some(Self::empty());
         }
         if length >= HUGE_PAGE
             && let Some(start) = map(length)

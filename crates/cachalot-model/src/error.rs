@@ -53,8 +53,26 @@ pub enum StepError {
     Cancelled,
     /// An expert could not be provided.
     #[error(transparent)]
-    Expert(#[from] ExpertError),
+    Expert(ExpertError),
     /// A table row could not be read.
     #[error(transparent)]
-    Row(#[from] RowError),
+    Row(RowError),
+}
+
+impl From<ExpertError> for StepError {
+    fn from(error: ExpertError) -> Self {
+        match error {
+            ExpertError::Interrupted => Self::Cancelled,
+            error => Self::Expert(error),
+        }
+    }
+}
+
+impl From<RowError> for StepError {
+    fn from(error: RowError) -> Self {
+        match error {
+            RowError::Interrupted => Self::Cancelled,
+            error => Self::Row(error),
+        }
+    }
 }

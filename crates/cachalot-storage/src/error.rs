@@ -52,6 +52,12 @@ pub enum StorageError {
         /// Bytes that were there.
         got: usize,
     },
+    /// The file was written to after it was opened: what was read may be of two versions.
+    #[error("{file} was written to while it was in use: start again once it is complete")]
+    Changed {
+        /// The file.
+        file: String,
+    },
     /// A file that is read whole is larger than it may be.
     #[error("{file} has {length} bytes; at most {limit} are read")]
     TooLarge {

@@ -78,6 +78,37 @@ impl Files for Directory {
     }
 }
 
+/// The files of several directories, on several disks perhaps: a file is where it is found first.
+#[derive(Clone, Debug)]
+pub struct Spread {
+    directories: Vec<Directory>,
+}
+
+impl Spread {
+    /// The directories at `paths`, the first with config and index. Nothing is opened yet.
+    pub fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        Self { directories: paths.into_iter().map(Directory::new).collect() }
+    }
+}
+
+impl Files for Spread {
+    fn open(&self, name: &str) -> Result<Box<dyn Storage>, StorageError> {
+        let mut absent = StorageError::NotFound { file: plain_name(name)?.to_owned() };
+        for directory in &self.directories {
+            match directory.open(name) {
+                Err(error) if error.is_not_found() => absent = error,
+                opened => return opened,
+            }
+        }
+        Err(absent)
+    }
+
+    fn label(&self) -> String {
+        let labels: Vec<String> = self.directories.iter().map(Files::label).collect();
+        labels.join(", ")
+    }
+}
+
 /// Files that are part of the program, or that a test has made.
 #[derive(Clone, Debug)]
 pub struct Embedded {
@@ -136,6 +167,20 @@ mod tests {
             }
             assert!(files.open("absent").err().expect("absent").is_not_found());
         }
+    }
+
+    #[test]
+    fn a_file_is_where_it_is_found_first() {
+        let (one, two) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        std::fs::write(one.path().join("a"), "1a").expect("a file");
+        std::fs::write(two.path().join("a"), "2a").expect("a file");
+        std::fs::write(two.path().join("b"), "2b").expect("a file");
+        let files = Spread::new([one.path(), two.path()]);
+        assert_eq!(files.read_all("a", 9).expect("there"), b"1a");
+        assert_eq!(files.read_all("b", 9).expect("there"), b"2b");
+        assert!(files.open("c").err().expect("absent").is_not_found());
+        assert!(matches!(files.open("../a").err(), Some(StorageError::Name { .. })));
+        assert!(files.label().contains(", "));
     }
 
     #[test]

@@ -1,21 +1,36 @@
 //! Positioned reads of weight files, behind one small trait.
 //!
 //! Owns how bytes come from a disk or from memory: [`Storage`] is one file, [`Files`] the set of files that make up a
-//! checkpoint. Refuses to know what the bytes mean, to map a file into memory (a bad sector must be an error, not a
-//! signal), and to leave the directory that it was given.
-#![forbid(unsafe_code)]
+//! checkpoint, [`Reader`] keeps many reads in flight and hands them over as they arrive, [`probe`] finds the way of
+//! reading that is fastest here. Refuses to know what the bytes mean, to map a file into memory (a bad sector must be an
+//! error, not a signal), and to leave the directories that it was given.
+//!
+//! `unsafe` is in `buffer` (aligned memory) and `uring` (a kernel that writes into buffers), nowhere else.
+#![deny(unsafe_code)]
 
+#[allow(unsafe_code, reason = "aligned memory")]
+mod buffer;
 mod error;
 mod faulty;
 mod file;
 mod files;
+mod lane;
 mod memory;
+mod probe;
+mod reader;
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "reads that the kernel carries out on its own")]
+mod uring;
 
+pub use buffer::{ALIGNMENT, AlignedBuffer};
 pub use error::StorageError;
 pub use faulty::{Fault, Faulty, FaultyFiles, Plan};
 pub use file::DiskFile;
-pub use files::{Directory, Embedded, Files};
+pub use files::{Directory, Embedded, Files, Spread};
+pub use lane::{Activity, Priority, Read, Sink};
 pub use memory::{Bytes, Memory};
+pub use probe::{Probe, Target, Tried, probe};
+pub use reader::{Interface, Method, Reader};
 
 use std::io;
 
@@ -37,6 +52,16 @@ pub trait Storage: Send + Sync {
     /// Whether a read may wait for a device, so that several reads in flight are faster than one after the other.
     fn waits(&self) -> bool {
         true
+    }
+
+    /// Which device it lies on: reads of one device wait for each other. 0 if there is none, or none that is known.
+    fn device(&self) -> u64 {
+        0
+    }
+
+    /// The file of the system behind it, if reads of that file are reads of this one.
+    fn disk(&self) -> Option<&DiskFile> {
+        None
     }
 }
 

@@ -160,6 +160,7 @@ impl Command {
             Self::Bench(args) => match &args.what {
                 What::Kernels(args) => args.json,
                 What::Decode(args) | What::Prefill(args) => args.json,
+                What::Abilities(args) => args.json,
             },
             Self::Chat(_) | Self::Forward(_) | Self::Synth(_) | Self::Completions { .. } => false,
         }

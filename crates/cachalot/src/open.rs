@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use cachalot_engine::engine::DEFAULT_EXPERT_CACHE;
-use cachalot_engine::{CacheChoice, Engine, EngineOptions};
+use cachalot_engine::{Ablation, CacheChoice, Engine, EngineOptions};
 use cachalot_storage::{Directory, Files};
 
 use crate::builtin;
@@ -33,8 +33,12 @@ impl Defaults {
 /// # Errors
 /// If there is no such directory, or what it holds is not complete and sound.
 pub fn directory(path: &Path, args: &EngineArgs, defaults: Defaults) -> anyhow::Result<Engine> {
+    checked(path, args, defaults, Ablation::default())
+}
+
+fn checked(path: &Path, args: &EngineArgs, defaults: Defaults, ablation: Ablation) -> anyhow::Result<Engine> {
     check_directory(path)?;
-    open(Arc::new(Directory::new(path)), args, defaults)
+    open(Arc::new(Directory::new(path)), args, defaults, ablation)
         .with_context(|| format!("cannot run the model in {}", path.display()))
 }
 
@@ -43,13 +47,21 @@ pub fn directory(path: &Path, args: &EngineArgs, defaults: Defaults) -> anyhow::
 /// # Errors
 /// As [`directory`].
 pub fn model(model: &ModelArgs, args: &EngineArgs, quiet: bool) -> anyhow::Result<Engine> {
+    ablated(model, args, quiet, Ablation::default())
+}
+
+/// As [`model`], with parts of the model left out.
+///
+/// # Errors
+/// As [`directory`].
+pub fn ablated(model: &ModelArgs, args: &EngineArgs, quiet: bool, ablation: Ablation) -> anyhow::Result<Engine> {
     match &model.model {
-        Some(path) => directory(path, args, Defaults::ANSWER),
+        Some(path) => checked(path, args, Defaults::ANSWER, ablation),
         None => {
             if !quiet {
                 eprintln!("{}", builtin::NOTE);
             }
-            open(Arc::new(builtin::nano()), args, Defaults::ANSWER)
+            open(Arc::new(builtin::nano()), args, Defaults::ANSWER, ablation)
         }
     }
 }
@@ -66,13 +78,15 @@ pub fn check_directory(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults) -> anyhow::Result<Engine> {
+fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults, ablation: Ablation) -> anyhow::Result<Engine> {
     let options = EngineOptions {
         arithmetic: args.arithmetic.unwrap_or(defaults.arithmetic).into(),
         threads: args.threads.map(usize::from),
         context: args.context.map(|context| context as usize),
         expert_cache: args.expert_cache.map_or(DEFAULT_EXPERT_CACHE, |gigabytes| (gigabytes * 1e9) as u64),
         cache: args.cache.map_or(defaults.cache, CacheChoice::from),
+        ablation,
+        ..EngineOptions::default()
     };
     let mut bar = Bar::bytes("loading");
     let engine = Engine::open(files, &options, &mut |loading| bar.set(loading.done, loading.total));

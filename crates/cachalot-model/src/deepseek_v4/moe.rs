@@ -42,6 +42,8 @@ impl Model {
             shared: [&weights.shared.w1, &weights.shared.w3, &weights.shared.w2],
             limit: config.swiglu_limit,
             treatment: trunk.routed,
+            experts: config.n_routed_experts,
+            next: Some(layer + 1).filter(|next| *next < self.layers.len()),
         };
         sized(&mut work.y, work.rows.len() * config.hidden_size);
         work.experts.evaluate(&trunk.compute, &experts, &work.inputs, &work.routes, &mut work.y)

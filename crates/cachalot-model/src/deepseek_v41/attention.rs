@@ -66,7 +66,8 @@ impl Model {
             entry: ENTRY,
             entries_at_most: self.config.index_topk,
         };
-        let source = self.config.layers[layer].kv_source.map(|owner| self.source_index(owner));
+        let owner = self.config.layers[layer].kv_source.filter(|_| !self.ablation.entries);
+        let source = owner.map(|owner| self.source_index(owner));
         let sinks = &self.layers[layer].attention.sinks;
         self.trunk.attend(&step, sinks, &mut work.attention, |row| match source {
             Some(source) => {

@@ -1,18 +1,20 @@
 //! Evaluation of routed and shared experts for a chunk of tokens (spec V4.1 section 3.11, V4 likewise).
 //!
-//! Every expert runs once per chunk, over all tokens routed to it. A token's results are summed in ascending expert
-//! id, the shared expert last, so that neither batching nor the order in which experts arrive changes a bit.
+//! Every expert runs once per chunk, over all tokens routed to it. All are ordered at once; those at hand and the shared
+//! expert compute while the others are read, and each computes when it has arrived. A token's results are summed in
+//! ascending expert id, the shared expert last, so that neither batching nor the order of arrival changes a bit.
 
-use std::sync::Arc;
+use std::ops::Range;
 
-use cachalot_experts::{Expert, ExpertError, ExpertSource};
+use cachalot_experts::{Certainty, Delivery, ExpertError, ExpertSource, Wanted};
 use cachalot_kernels::{Activations, Compute, Job, Matrix, Treatment, matmul, swiglu};
 use smallvec::SmallVec;
 
 use super::buffer::{sized, split_pieces};
 use super::inputs::Inputs;
 
-/// Experts that are held and computed together: enough to keep every core busy, few enough to bound the memory.
+/// Experts whose results are held until their turn to be added: enough to keep every core busy, few enough to bound the
+/// memory.
 const BATCH: usize = 16;
 
 /// Which experts each token goes to.
@@ -38,6 +40,10 @@ pub struct ExpertLayer<'a> {
     pub limit: f32,
     /// Treatment of the inputs.
     pub treatment: Treatment,
+    /// Routed experts of a layer.
+    pub experts: usize,
+    /// The layer whose experts are needed next, if there is one.
+    pub next: Option<usize>,
 }
 
 /// Reusable buffers of the evaluation.
@@ -50,7 +56,8 @@ pub struct ExpertBuffers {
     /// Per row its pairs in ascending expert id: `[rows, top_k]`.
     of_row: Vec<u32>,
     rows: Vec<u32>,
-    experts: Vec<Arc<Expert>>,
+    wanted: Vec<Wanted>,
+    delivery: Delivery,
     gathered: Vec<Activations>,
     middle: Vec<Inputs>,
     gate: Vec<f32>,
@@ -90,22 +97,69 @@ impl ExpertBuffers {
         out: &mut [f32],
     ) -> Result<(), ExpertError> {
         let rows = inputs.plain().tokens();
-        let hidden = inputs.plain().cols();
         self.group(routes, rows);
         out.fill(0.0);
-        let mut batch = 0;
-        while batch < self.groups.len() {
-            let end = (batch + BATCH).min(self.groups.len());
-            self.run_batch(compute, layer, inputs, batch..end)?;
-            self.accumulate(compute, batch..end, routes.top_k, hidden, out);
-            batch = end;
+        self.wanted.clear();
+        self.wanted.extend(self.groups.iter().map(|group| Wanted { expert: group.expert, tokens: group.count as u32 }));
+        let mut delivery = std::mem::take(&mut self.delivery);
+        let outcome = self.run(compute, layer, inputs, routes.top_k, &mut delivery, out);
+        if outcome.is_err() {
+            let all = 0..delivery.len();
+            layer.source.release(&mut delivery, all);
         }
-        let shared = &self.shared;
+        self.delivery = delivery;
+        outcome
+    }
+
+    fn run(
+        &mut self,
+        compute: &Compute,
+        layer: &ExpertLayer,
+        inputs: &Inputs,
+        top_k: usize,
+        delivery: &mut Delivery,
+        out: &mut [f32],
+    ) -> Result<(), ExpertError> {
+        let (rows, hidden, source) = (inputs.plain().tokens(), inputs.plain().cols(), layer.source);
+        source.order(layer.layer, &self.wanted, delivery)?;
+        if let Some(next) = layer.next.filter(|_| self.pairs.len() >= layer.experts) {
+            // So many tokens go to nearly every expert: the next layer's are read as room becomes free.
+            source.prefetch(next, &mut (0..layer.experts as u32), Certainty::Likely);
+        }
+        let mut shared = true;
+        for start in (0..self.groups.len()).step_by(BATCH) {
+            let batch = start..(start + BATCH).min(self.groups.len());
+            let mut left = batch.len();
+            let pairs = self.pairs_of(batch.clone()).len();
+            sized(&mut self.output, pairs * hidden);
+            while left > 0 {
+                let here: SmallVec<[usize; BATCH]> =
+                    batch.clone().filter(|place| delivery.arrived(*place).is_some()).collect();
+                if here.is_empty() && !shared {
+                    source.wait(delivery, batch.clone())?;
+                    continue;
+                }
+                self.compute(compute, layer, inputs, delivery, batch.clone(), &here, std::mem::take(&mut shared));
+                for place in &here {
+                    source.release(delivery, *place..place + 1);
+                }
+                left -= here.len();
+            }
+            self.accumulate(compute, batch, top_k, hidden, out);
+        }
+        let shared = &self.shared[..rows * hidden];
         compute.pool().run_pieces(out, hidden, |row, out| {
             out.iter_mut().zip(&shared[row * hidden..]).for_each(|(out, value)| *out += value);
         });
-        self.experts.clear();
         Ok(())
+    }
+
+    /// The pairs of neighbouring groups.
+    fn pairs_of(&self, groups: Range<usize>) -> Range<usize> {
+        match self.groups.get(groups).and_then(|groups| groups.first().zip(groups.last())) {
+            Some((first, last)) => first.first..last.first + last.count,
+            None => 0..0,
+        }
     }
 
     /// Sorts the routed pairs by expert, then row.
@@ -135,23 +189,25 @@ impl ExpertBuffers {
         }
     }
 
-    /// Computes the experts of `batch` into `output`; with the first batch also the shared expert.
-    fn run_batch(
+    /// Computes the experts `here` of `batch` into their places of `output`; if `shared`, the shared expert too.
+    #[allow(clippy::too_many_arguments, reason = "one step of `run`, cut out")]
+    fn compute(
         &mut self,
         compute: &Compute,
         layer: &ExpertLayer,
         inputs: &Inputs,
-        batch: std::ops::Range<usize>,
-    ) -> Result<(), ExpertError> {
-        let groups = &self.groups[batch.clone()];
-        let ids: SmallVec<[u32; BATCH]> = groups.iter().map(|group| group.expert).collect();
-        layer.source.fetch(layer.layer, &ids, &mut self.experts)?;
-
+        delivery: &Delivery,
+        batch: Range<usize>,
+        here: &[usize],
+        shared: bool,
+    ) {
+        let all = self.pairs_of(batch.clone());
+        let groups: SmallVec<[Group; BATCH]> = here.iter().map(|place| self.groups[*place]).collect();
+        let experts: SmallVec<[_; BATCH]> = here.iter().filter_map(|place| delivery.arrived(*place)).collect();
         let rows = inputs.plain().tokens();
         let hidden = inputs.plain().cols();
         let width = layer.shared[0].rows();
-        let shared_rows = if batch.start == 0 { rows } else { 0 };
-        let first = groups.first().map_or(0, |group| group.first);
+        let shared_rows = if shared { rows } else { 0 };
         let pairs: usize = groups.iter().map(|group| group.count).sum();
 
         // Every expert's input: all rows as they are, or the rows routed to it.
@@ -167,15 +223,15 @@ impl ExpertBuffers {
 
         let counts: SmallVec<[usize; BATCH + 1]> =
             groups.iter().map(|group| group.count).chain([shared_rows]).collect();
-        let lengths = |columns: usize| counts.iter().map(move |count| count * columns);
         sized(&mut self.gate, (pairs + shared_rows) * width);
         sized(&mut self.up, (pairs + shared_rows) * width);
         {
-            let gates = split_pieces(&mut self.gate, lengths(width));
-            let ups = split_pieces(&mut self.up, lengths(width));
+            let lengths = || counts.iter().map(|count| count * width);
+            let gates = split_pieces(&mut self.gate, lengths());
+            let ups = split_pieces(&mut self.up, lengths());
             let mut jobs = Jobs::new();
             for (index, (gate, up)) in gates.zip(ups).enumerate() {
-                let (w1, w3, input) = match self.experts.get(index) {
+                let (w1, w3, input) = match experts.get(index) {
                     Some(expert) => (&expert.w1, &expert.w3, input(index)),
                     None => (layer.shared[0], layer.shared[1], inputs.quantised()),
                 };
@@ -188,10 +244,14 @@ impl ExpertBuffers {
         }
 
         let (gate, up) = (&self.gate, &self.up);
-        let weights = &self.pairs[first..first + pairs];
+        let weights: SmallVec<[f32; 128]> = groups
+            .iter()
+            .flat_map(|group| &self.pairs[group.first..group.first + group.count])
+            .map(|pair| pair.weight)
+            .collect();
         sized(&mut self.activated, gate.len());
         compute.pool().run_pieces(&mut self.activated, width, |index, out| {
-            let weight = weights.get(index).map_or(1.0, |pair| pair.weight);
+            let weight = weights.get(index).copied().unwrap_or(1.0);
             let range = index * width..(index + 1) * width;
             swiglu(compute, &gate[range.clone()], &up[range], layer.limit, weight, out);
         });
@@ -203,34 +263,31 @@ impl ExpertBuffers {
             middle.set(compute, &self.activated[start..end], width, layer.treatment);
             start = end;
         }
-        sized(&mut self.output, pairs * hidden);
         if shared_rows > 0 {
             sized(&mut self.shared, rows * hidden);
         }
         let mut jobs = Jobs::new();
-        let outputs = split_pieces(&mut self.output, lengths(hidden).take(groups.len()));
-        for ((expert, middle), output) in self.experts.iter().zip(&self.middle).zip(outputs) {
-            jobs.push(Job::whole(&expert.w2, middle.quantised(), output));
+        // The whole batch's places, of which those of the experts that are here are filled.
+        let lengths = self.groups[batch.clone()].iter().map(|group| group.count * hidden);
+        let outputs = split_pieces(&mut self.output[..all.len() * hidden], lengths);
+        let mut computed = experts.iter().zip(&self.middle);
+        for (place, output) in batch.zip(outputs) {
+            if here.contains(&place)
+                && let Some((expert, middle)) = computed.next()
+            {
+                jobs.push(Job::whole(&expert.w2, middle.quantised(), output));
+            }
         }
         if shared_rows > 0 {
             let input = self.middle[groups.len()].quantised();
             jobs.push(Job::whole(layer.shared[2], input, &mut self.shared));
         }
         matmul(compute, &mut jobs);
-        Ok(())
     }
 
     /// Adds the results of `batch` to the rows they belong to.
-    fn accumulate(
-        &self,
-        compute: &Compute,
-        batch: std::ops::Range<usize>,
-        top_k: usize,
-        hidden: usize,
-        out: &mut [f32],
-    ) {
-        let (Some(first), Some(last)) = (self.groups.get(batch.start), self.groups.get(batch.end - 1)) else { return };
-        let range = first.first..last.first + last.count;
+    fn accumulate(&self, compute: &Compute, batch: Range<usize>, top_k: usize, hidden: usize, out: &mut [f32]) {
+        let range = self.pairs_of(batch);
         compute.pool().run_pieces(out, hidden, |row, out| {
             for &pair in &self.of_row[row * top_k..(row + 1) * top_k] {
                 if range.contains(&(pair as usize)) {

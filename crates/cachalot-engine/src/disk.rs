@@ -1,0 +1,55 @@
+//! How a model's files are read on this machine.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cachalot_checkpoint::Checkpoint;
+use cachalot_experts::ExpertLayout;
+use cachalot_storage::{Interface, Method, Probe, Reader, probe};
+
+/// Experts below this many bytes are in memory after a moment however they are read: nothing is measured.
+const SMALL: u64 = 256 << 20;
+/// Time for a probe: of a model of some GB, and of one that will be read all the time.
+const PROBE_TIME: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(1500)];
+/// Experts from this many bytes on are a large model.
+const LARGE: u64 = 16 << 30;
+/// Longest read of a table row.
+const ROW_BYTES: usize = 256 << 10;
+
+/// The reader of a model's files, and what was found out about the disk.
+pub(crate) struct Disk {
+    pub reader: Arc<Reader>,
+    pub probe: Probe,
+    pub notes: Vec<String>,
+}
+
+impl Disk {
+    /// Finds the best way of reading, unless one is given, and opens a reader.
+    ///
+    /// # Errors
+    /// If the system gives no thread or memory.
+    pub fn open(checkpoint: &Checkpoint, layout: &ExpertLayout, method: Option<Method>) -> io::Result<Self> {
+        let bytes = layout.count() as u64 * layout.record_bytes() as u64;
+        let files = checkpoint.tensors().iter().filter_map(|tensor| checkpoint.file_of(tensor));
+        let mut devices: Vec<u64> = files.map(|file| file.device()).collect();
+        devices.dedup();
+        let read = layout.largest_read();
+        let probe = match method {
+            Some(method) => Probe { method, ..Probe::unmeasured(read) },
+            None if bytes < SMALL => Probe::unmeasured(read),
+            None => probe(&layout.targets(), read, PROBE_TIME[usize::from(bytes >= LARGE)]),
+        };
+        let largest = read.max(ROW_BYTES);
+        let mut notes: Vec<String> = probe.fallback().into_iter().collect();
+        let reader = match Reader::new(probe.method, largest, devices.iter().copied()) {
+            Err(error) if probe.method.interface == Interface::IoUring => {
+                let method = Method { interface: Interface::Pread, ..probe.method };
+                notes.push(format!("io_uring is not possible here ({error}); reading with {method}"));
+                Reader::new(method, largest, devices)?
+            }
+            reader => reader?,
+        };
+        Ok(Self { reader: Arc::new(reader), probe, notes })
+    }
+}

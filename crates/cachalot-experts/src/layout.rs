@@ -1,0 +1,304 @@
+//! Where every routed expert lies in the shards, and in which pieces it is read.
+//!
+//! Computed from the headers, never assumed: tensors that lie one behind the other are one range (in the published
+//! shards an expert's three weights are one and its three scales another), scattered ones are ranges of their own. A
+//! long range is cut between rows, so that packing the first piece goes on while the next is read.
+
+use std::sync::Arc;
+
+use cachalot_checkpoint::{BadCode, Checkpoint, CheckpointError, StoredMatrix, TensorInfo};
+use cachalot_kernels::{Format, Matrix};
+use cachalot_storage::{Storage, Target};
+use smallvec::SmallVec;
+
+use crate::Expert;
+
+/// Ranges longer than this are read in pieces of about this size: disks are no faster with more.
+pub(crate) const PIECE_BYTES: usize = 4 << 20;
+/// Rows that a matrix takes over at once.
+const ROWS: usize = 16;
+/// Most pieces of an expert: one bit each in half a word.
+pub(crate) const MOST_PIECES: usize = 32;
+/// The matrices of an expert, in the order of their places.
+const MATRICES: [&str; 3] = ["w1", "w3", "w2"];
+
+/// Where all experts of a model lie.
+pub(crate) struct Layout {
+    checkpoint: Arc<Checkpoint>,
+    layers: usize,
+    experts: usize,
+    forms: [Form; 3],
+    files: Vec<Arc<dyn Storage>>,
+    /// Per expert its six tensors: weight and scales of w1, w3, w2.
+    places: Vec<[Place; 6]>,
+    piece_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Form {
+    format: Format,
+    rows: usize,
+    columns: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    file: u32,
+    start: u64,
+}
+
+/// A read, and what of the expert it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) file: u32,
+    pub(crate) offset: u64,
+    pub(crate) bytes: usize,
+    pub(crate) parts: SmallVec<[Part; 6]>,
+}
+
+/// Rows of one tensor inside a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Which of the six tensors.
+    tensor: usize,
+    first_row: usize,
+    /// Where they are in the piece.
+    at: usize,
+    bytes: usize,
+}
+
+impl Part {
+    /// Which matrix they belong to.
+    pub(crate) fn matrix(&self) -> usize {
+        self.tensor / 2
+    }
+}
+
+pub(crate) type Pieces = SmallVec<[Piece; 8]>;
+
+impl Form {
+    /// Rows and bytes per row of the weight (`part` 0) or of the scales (1).
+    fn rows(&self, part: usize) -> (usize, usize) {
+        match (part, self.format) {
+            (0, format) => (self.rows, format.row_bytes(self.columns)),
+            (_, Format::Fp8 { block }) => (self.rows.div_ceil(block[0]), self.format.scale_row_bytes(self.columns)),
+            (_, format) => (self.rows, format.scale_row_bytes(self.columns)),
+        }
+    }
+}
+
+fn name(layer: usize, expert: usize, matrix: &str) -> String {
+    format!("layers.{layer}.ffn.experts.{expert}.{matrix}.weight")
+}
+
+impl Layout {
+    /// Finds experts `0..experts` of layers `0..layers`, named `layers.L.ffn.experts.E`.
+    ///
+    /// # Errors
+    /// If one is missing, its shard has not arrived, or it has another form than the first one.
+    pub(crate) fn new(checkpoint: Arc<Checkpoint>, layers: usize, experts: usize) -> Result<Self, CheckpointError> {
+        let mut files: Vec<Arc<dyn Storage>> = Vec::new();
+        let mut places = Vec::with_capacity(layers * experts);
+        let mut forms = None;
+        for (layer, expert) in (0..layers).flat_map(|layer| (0..experts).map(move |expert| (layer, expert))) {
+            let mut place = [Place { file: 0, start: 0 }; 6];
+            let mut found = [Form { format: Format::F32, rows: 0, columns: 0 }; 3];
+            for (matrix, part) in MATRICES.iter().enumerate() {
+                let stored = checkpoint.stored_matrix(&name(layer, expert, part))?;
+                let StoredMatrix { format, rows, columns, weight, scales } = stored;
+                found[matrix] = Form { format, rows, columns };
+                place[2 * matrix] = locate(&checkpoint, weight, &mut files)?;
+                if let Some(scales) = scales {
+                    place[2 * matrix + 1] = locate(&checkpoint, scales, &mut files)?;
+                }
+            }
+            if *forms.get_or_insert(found) != found {
+                let tensor = checkpoint.stored_matrix(&name(layer, expert, MATRICES[0]))?.weight;
+                let form = "an expert like the others";
+                let (dtype, shape, tensor) = (tensor.dtype, tensor.shape, tensor.name.to_string());
+                return Err(CheckpointError::Form { tensor, dtype, shape, form });
+            }
+            places.push(place);
+        }
+        let empty = [Form { format: Format::F32, rows: 0, columns: 0 }; 3];
+        let mut layout =
+            Self { checkpoint, layers, experts, forms: forms.unwrap_or(empty), files, places, piece_bytes: 0 };
+        // A unit of rows is never cut, and an expert never has more pieces than a word has bits.
+        let unit = layout.tensors().map(|(_, rows, bytes)| rows.min(ROWS) * bytes).max().unwrap_or(0);
+        layout.piece_bytes = PIECE_BYTES.max(unit).max(layout.record_bytes() / (MOST_PIECES / 4));
+        Ok(layout)
+    }
+
+    /// Number, rows and bytes per row of the tensors that the experts have.
+    fn tensors(&self) -> impl Iterator<Item = (usize, usize, usize)> {
+        (0..6).filter_map(|tensor| {
+            let (rows, bytes) = self.forms[tensor / 2].rows(tensor % 2);
+            (rows * bytes > 0).then_some((tensor, rows, bytes))
+        })
+    }
+
+    /// Layers and experts of each.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.layers, self.experts)
+    }
+
+    /// The number of an expert among all.
+    pub(crate) fn key(&self, layer: usize, expert: u32) -> u32 {
+        (layer * self.experts) as u32 + expert
+    }
+
+    /// Layer and expert of a key.
+    pub(crate) fn of_key(&self, key: u32) -> (usize, u32) {
+        (key as usize / self.experts.max(1), key % self.experts.max(1) as u32)
+    }
+
+    /// Bytes that an expert has in the files.
+    pub(crate) fn record_bytes(&self) -> usize {
+        self.tensors().map(|(_, rows, bytes)| rows * bytes).sum()
+    }
+
+    /// Longest read.
+    pub(crate) fn largest_read(&self) -> usize {
+        if self.places.is_empty() { 0 } else { self.record_bytes().min(self.piece_bytes) }
+    }
+
+    pub(crate) fn file(&self, number: u32) -> &Arc<dyn Storage> {
+        &self.files[number as usize]
+    }
+
+    /// An expert of the right form without numbers.
+    ///
+    /// # Errors
+    /// If it cannot be allocated.
+    pub(crate) fn blank(&self) -> Result<Expert, CheckpointError> {
+        let matrix = |index: usize| {
+            let Form { format, rows, columns } = self.forms[index];
+            let error =
+                || CheckpointError::Memory { tensor: name(0, 0, MATRICES[index]), bytes: self.record_bytes() as u64 };
+            Matrix::zeroed(format, rows, columns).map_err(|_| error())
+        };
+        Ok(Expert { w1: matrix(0)?, w3: matrix(1)?, w2: matrix(2)? })
+    }
+
+    /// The reads that fetch an expert, as few as its layout allows.
+    pub(crate) fn pieces(&self, key: u32) -> Pieces {
+        let places = &self.places[key as usize];
+        let mut tensors: SmallVec<[(Place, usize, usize, usize); 6]> =
+            self.tensors().map(|(tensor, rows, bytes)| (places[tensor], tensor, rows, bytes)).collect();
+        tensors.sort_unstable();
+        let mut pieces = Pieces::new();
+        let mut rest = &tensors[..];
+        while let Some(&(Place { file, start }, ..)) = rest.first() {
+            let mut end = start;
+            let together = rest.iter().take_while(|(place, _, rows, bytes)| {
+                let next = place.file == file && place.start == end;
+                end += (rows * bytes) as u64;
+                next
+            });
+            let count = together.count();
+            let range: usize = rest[..count].iter().map(|(_, _, rows, bytes)| rows * bytes).sum();
+            let size = range.div_ceil(range.div_ceil(self.piece_bytes).max(1));
+            self.cut(&rest[..count], size, &mut pieces);
+            rest = &rest[count..];
+        }
+        pieces
+    }
+
+    /// Cuts neighbouring tensors in pieces of about `size` bytes.
+    fn cut(&self, tensors: &[(Place, usize, usize, usize)], size: usize, pieces: &mut Pieces) {
+        let mut open = false;
+        for &(Place { file, start }, tensor, rows, row_bytes) in tensors {
+            let mut first_row = 0;
+            while first_row < rows {
+                if !open {
+                    let offset = start + (first_row * row_bytes) as u64;
+                    pieces.push(Piece { file, offset, bytes: 0, parts: SmallVec::new() });
+                }
+                let Some(piece) = pieces.last_mut() else { return };
+                let room = (size.saturating_sub(piece.bytes)).min(self.piece_bytes - piece.bytes.min(self.piece_bytes));
+                let units = (room / (row_bytes * ROWS)).max(usize::from(piece.bytes == 0));
+                let count = (units * ROWS).min(rows - first_row);
+                if count > 0 {
+                    piece.parts.push(Part { tensor, first_row, at: piece.bytes, bytes: count * row_bytes });
+                    piece.bytes += count * row_bytes;
+                }
+                first_row += count;
+                // Rows are left: they begin the next piece.
+                open = first_row == rows;
+            }
+        }
+    }
+
+    /// Packs one part of an expert's piece into the matrix it belongs to; its codes are checked.
+    ///
+    /// # Errors
+    /// If a code stands for no number: names shard, tensor and index.
+    pub(crate) fn pack(&self, key: u32, part: &Part, bytes: &[u8], matrix: &mut Matrix) -> Result<(), CheckpointError> {
+        let bytes = &bytes[part.at..part.at + part.bytes];
+        let form = self.forms[part.matrix()];
+        let (_, row_bytes) = form.rows(part.tensor % 2);
+        let before = (part.first_row * row_bytes) as u64;
+        if part.tensor % 2 == 1 {
+            let outcome = matrix.load_scale_rows(part.first_row, bytes);
+            return outcome.map_err(|bad| self.refused(key, part.tensor, before + bad.index as u64, BadCode::Scale));
+        }
+        if matches!(form.format, Format::Bf16 | Format::F32) {
+            let tensor = self.tensor(key, part.tensor)?;
+            let width = tensor.dtype.bytes();
+            self.checkpoint.check_codes(tensor, before / width, bytes)?;
+        }
+        let outcome = matrix.load_rows(part.first_row, bytes);
+        outcome.map_err(|bad| self.refused(key, part.tensor, before + bad.index as u64, BadCode::Fp8))
+    }
+
+    /// The names of the tensors in a piece.
+    pub(crate) fn names(&self, key: u32, piece: &Piece) -> String {
+        let names = piece.parts.iter().filter_map(|part| Some(self.tensor(key, part.tensor).ok()?.name.to_string()));
+        names.collect::<Vec<_>>().join(", ")
+    }
+
+    fn tensor(&self, key: u32, tensor: usize) -> Result<&TensorInfo, CheckpointError> {
+        let (layer, expert) = self.of_key(key);
+        let stored = self.checkpoint.stored_matrix(&name(layer, expert as usize, MATRICES[tensor / 2]))?;
+        Ok(if tensor % 2 == 1 { stored.scales.unwrap_or(stored.weight) } else { stored.weight })
+    }
+
+    fn refused(&self, key: u32, tensor: usize, index: u64, code: BadCode) -> CheckpointError {
+        match self.tensor(key, tensor) {
+            Ok(tensor) => self.checkpoint.refused(tensor, index, code),
+            Err(error) => error,
+        }
+    }
+
+    /// Where records lie, for a probe: per file the range from the first to the last of them.
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        let mut ranges = vec![u64::MAX..0; self.files.len()];
+        for places in &self.places {
+            for (tensor, rows, bytes) in self.tensors() {
+                let Place { file, start } = places[tensor];
+                let range = &mut ranges[file as usize];
+                *range = range.start.min(start)..range.end.max(start + (rows * bytes) as u64);
+            }
+        }
+        let files = self.files.iter().zip(ranges).filter(|(_, range)| range.start < range.end);
+        files.map(|(file, range)| Target { file: Arc::clone(file), range }).collect()
+    }
+}
+
+fn locate(
+    checkpoint: &Checkpoint,
+    tensor: &TensorInfo,
+    files: &mut Vec<Arc<dyn Storage>>,
+) -> Result<Place, CheckpointError> {
+    let file =
+        checkpoint.file_of(tensor).ok_or_else(|| CheckpointError::NoTensor { tensor: tensor.name.to_string() })?;
+    // Neighbouring experts mostly lie in the shard found last.
+    let number = match files.iter().rposition(|other| Arc::ptr_eq(other, file)) {
+        Some(number) => number,
+        None => {
+            files.push(Arc::clone(file));
+            files.len() - 1
+        }
+    };
+    Ok(Place { file: number as u32, start: checkpoint.file_offset(tensor) })
+}

@@ -1,0 +1,635 @@
+//! Routed experts from the disk: a number of slots of equal size, filled by reads that go on while others compute.
+//!
+//! Owns which expert is in which slot, what is being read, and what is to be read next. All slots are allocated at the
+//! start and used again and again. Refuses to decide a number: an expert is what is stored, whenever it arrives.
+//!
+//! One lock guards the bookkeeping; it is never held while something is read or packed.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use cachalot_checkpoint::{Checkpoint, CheckpointError};
+use cachalot_storage::{Priority, Read, Reader, Sink, StorageError, Target};
+
+use crate::delivery::{Certainty, Delivery, Interrupt, Place, Wanted};
+use crate::guard::Guard;
+use crate::layout::Layout;
+use crate::load::{Load, Token};
+use crate::policy::{Policy, Residency};
+use crate::stats::ExpertStats;
+use crate::trace::{Event, Trace};
+use crate::{Expert, ExpertError, ExpertSource};
+
+/// Fewest slots: what is computed together has to fit, and some room to read into.
+pub const FEWEST_SLOTS: usize = 16;
+/// Experts being read at the same time, at most.
+const LOADS: usize = 48;
+/// Of these, what is only expected leaves so many to what is asked for.
+const RESERVED: usize = 16;
+/// How long a waiting caller sleeps before it looks whether it was interrupted.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// Most uses recorded in a trace.
+const MOST_EVENTS: usize = 1 << 22;
+
+/// Where experts lie: what has to be known before a reader for them can be made.
+pub struct ExpertLayout(Layout);
+
+impl ExpertLayout {
+    /// Finds experts `0..experts` of layers `0..layers`, named `layers.L.ffn.experts.E`.
+    ///
+    /// # Errors
+    /// If one is missing or has another form than the others.
+    pub fn new(checkpoint: Arc<Checkpoint>, layers: usize, experts: usize) -> Result<Self, CheckpointError> {
+        Layout::new(checkpoint, layers, experts).map(Self)
+    }
+
+    /// Bytes of one expert in the files.
+    pub fn record_bytes(&self) -> usize {
+        self.0.record_bytes()
+    }
+
+    /// Longest read.
+    pub fn largest_read(&self) -> usize {
+        self.0.largest_read()
+    }
+
+    /// Number of experts of all layers.
+    pub fn count(&self) -> usize {
+        let (layers, experts) = self.0.size();
+        layers * experts
+    }
+
+    /// Reads that fetch the given expert.
+    pub fn reads(&self, layer: usize, expert: u32) -> usize {
+        self.0.pieces(self.0.key(layer, expert)).len()
+    }
+
+    /// Where experts lie, for a probe of the disk.
+    pub fn targets(&self) -> Vec<Target> {
+        self.0.targets()
+    }
+}
+
+/// How a [`StreamedExperts`] works.
+#[derive(Clone, Debug)]
+pub struct StreamOptions {
+    /// Bytes of experts kept; [`FEWEST_SLOTS`] slots are there in any case.
+    pub budget_bytes: u64,
+    /// Whom to displace.
+    pub policy: Policy,
+    /// Ends waiting.
+    pub interrupt: Interrupt,
+    /// Whether guesses may be read where they pay.
+    pub guess: bool,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self { budget_bytes: u64::MAX, policy: Policy::DEFAULT, interrupt: Interrupt::new(), guess: true }
+    }
+}
+
+/// Experts from the checkpoint, as many kept as the budget allows.
+pub struct StreamedExperts {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    me: Weak<Self>,
+    layout: Layout,
+    reader: Arc<Reader>,
+    options: StreamOptions,
+    state: Mutex<State>,
+    change: Condvar,
+    loads: Vec<Load>,
+}
+
+struct State {
+    residency: Residency,
+    slots: Vec<SlotState>,
+    free_loads: Vec<usize>,
+    /// To be read when there is room, the most certain first.
+    planned: VecDeque<Planned>,
+    /// Experts that could not be read and that somebody waits for.
+    failed: Vec<(u32, ExpertError)>,
+    stats: ExpertStats,
+    guard: Guard,
+    /// Layer of the last order, and when its step began.
+    layer: usize,
+    step: Option<Instant>,
+    /// Whether the current step is one token that found experts missing.
+    decoding: bool,
+    missed: bool,
+    trace: Option<Vec<Event>>,
+    closed: bool,
+}
+
+struct SlotState {
+    expert: Arc<Expert>,
+    /// The load that fills it.
+    load: Option<usize>,
+    /// Read because it was expected, and not asked for yet.
+    expected: Option<Certainty>,
+}
+
+#[derive(Clone, Copy)]
+struct Planned {
+    key: u32,
+    /// `None`: remembered from an earlier run.
+    certainty: Option<Certainty>,
+}
+
+impl StreamedExperts {
+    /// Experts that `layout` describes, read by `reader`.
+    ///
+    /// # Errors
+    /// If the slots cannot be allocated.
+    pub fn new(layout: ExpertLayout, reader: Arc<Reader>, options: StreamOptions) -> Result<Self, CheckpointError> {
+        let (keys, layout) = (layout.count(), layout.0);
+        let slot_bytes = layout.blank()?.bytes().max(1) as u64;
+        let affordable = usize::try_from(options.budget_bytes / slot_bytes).unwrap_or(usize::MAX);
+        let count = affordable.max(FEWEST_SLOTS).min(keys);
+        let mut slots = Vec::with_capacity(count);
+        for _ in 0..count {
+            slots.push(SlotState { expert: Arc::new(layout.blank()?), load: None, expected: None });
+        }
+        let loads: Vec<Load> = (0..LOADS.min(count)).map(|_| Load::new()).collect();
+        let state = State {
+            residency: Residency::new(options.policy, keys, count),
+            slots,
+            free_loads: (0..loads.len()).collect(),
+            planned: VecDeque::new(),
+            failed: Vec::new(),
+            stats: ExpertStats { slots: count, slot_bytes, ..ExpertStats::default() },
+            guard: Guard::default(),
+            layer: usize::MAX,
+            step: None,
+            decoding: false,
+            missed: false,
+            trace: None,
+            closed: false,
+        };
+        let shared = Arc::new_cyclic(|me| Shared {
+            me: Weak::clone(me),
+            layout,
+            reader,
+            options,
+            state: Mutex::new(state),
+            change: Condvar::new(),
+            loads,
+        });
+        Ok(Self { shared })
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> ExpertStats {
+        let state = self.shared.lock();
+        let mut stats = state.stats;
+        stats.prefetch.set_verdict(state.guard.verdict());
+        stats.kept_bytes = stats.kept as u64 * stats.slot_bytes;
+        stats
+    }
+
+    /// Starts to record uses, forgetting what was recorded.
+    pub fn start_trace(&self) {
+        self.shared.lock().trace = Some(Vec::new());
+    }
+
+    /// Ends recording, and hands over what was recorded.
+    pub fn take_trace(&self) -> Trace {
+        let (layers, experts) = self.shared.layout.size();
+        let events = self.shared.lock().trace.take().unwrap_or_default();
+        Trace { layers: layers as u32, experts: experts as u32, events }
+    }
+
+    /// Layer and expert of those most worth keeping, the hottest first, as many as there are slots.
+    pub fn hottest(&self) -> Vec<(u32, u32)> {
+        let state = self.shared.lock();
+        let keys = state.residency.hottest(state.stats.slots);
+        keys.into_iter()
+            .map(|key| self.shared.layout.of_key(key))
+            .map(|(layer, expert)| (layer as u32, expert))
+            .collect()
+    }
+
+    /// Reads these experts while nothing else is read, into slots that are empty.
+    pub fn warm(&self, hot: &[(u32, u32)]) {
+        let (layers, experts) = self.shared.layout.size();
+        let known = hot.iter().filter(|(layer, expert)| (*layer as usize) < layers && (*expert as usize) < experts);
+        let keys = known.map(|(layer, expert)| self.shared.layout.key(*layer as usize, *expert));
+        let mut state = self.shared.lock();
+        state.planned.extend(keys.map(|key| Planned { key, certainty: None }));
+        self.shared.pump(&mut state);
+    }
+
+    /// Gives memory back to the system: slots are emptied, those least worth keeping first, until `bytes` are given
+    /// back or only [`FEWEST_SLOTS`] are left. Returns the bytes given back.
+    pub fn shrink(&self, bytes: u64) -> u64 {
+        let mut state = self.shared.lock();
+        let mut given = 0;
+        while given < bytes && state.stats.slots > FEWEST_SLOTS {
+            let State { residency, slots, .. } = &*state;
+            let may_go = |slot: u32| slots[slot as usize].is_idle();
+            let Some(slot) = residency.displace(false, may_go) else { break };
+            state.vacate(slot);
+            state.residency.retire(slot);
+            let empty = || cachalot_kernels::Matrix::empty();
+            state.slots[slot as usize].expert = Arc::new(Expert { w1: empty(), w3: empty(), w2: empty() });
+            state.stats.slots -= 1;
+            given += state.stats.slot_bytes;
+        }
+        given
+    }
+}
+
+impl Drop for StreamedExperts {
+    fn drop(&mut self) {
+        // Reads that are queued are not issued any more; they keep the rest alive until they are gone.
+        let mut state = self.shared.lock();
+        state.closed = true;
+        state.planned.clear();
+        for load in &self.shared.loads {
+            load.drop_unissued();
+        }
+    }
+}
+
+impl SlotState {
+    /// Nobody reads into it, and nobody computes with it.
+    fn is_idle(&self) -> bool {
+        self.load.is_none() && Arc::strong_count(&self.expert) == 1
+    }
+}
+
+impl State {
+    /// Takes whatever is in `slot` out of it.
+    fn vacate(&mut self, slot: u32) {
+        if self.residency.key(slot).is_some() {
+            self.residency.clear(slot);
+            self.stats.kept -= 1;
+        }
+        if self.slots[slot as usize].expected.take().is_some() {
+            self.stats.prefetch.wasted += 1;
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self, layer: usize, experts: impl IntoIterator<Item = u32>) -> Result<(), ExpertError> {
+        let (layers, count) = self.layout.size();
+        let outside = |expert: &u32| layer >= layers || *expert as usize >= count;
+        match experts.into_iter().find(outside) {
+            Some(expert) => Err(ExpertError::NoExpert { layer, expert, layers, experts: count }),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins to read expert `key` into a slot; false if there is no room now.
+    fn start(&self, state: &mut State, key: u32, expected: Option<Option<Certainty>>) -> bool {
+        let Some(&load) = state.free_loads.last() else { return false };
+        if expected.is_some() && state.free_loads.len() <= RESERVED.min(self.loads.len() / 2) {
+            return false;
+        }
+        let (slots, residency) = (&state.slots, &state.residency);
+        let unasked = |slot: u32| slots[slot as usize].expected.is_none();
+        let idle = |slot: u32| slots[slot as usize].is_idle();
+        let mut found = residency.displace(false, |slot| idle(slot) && unasked(slot));
+        if expected.is_none() {
+            // What is asked for may displace what is only expected, and in need what will be needed later.
+            found = found.or_else(|| residency.displace(false, idle)).or_else(|| residency.displace(true, idle));
+        }
+        let Some(slot) = found else { return false };
+        if expected == Some(None) && state.residency.key(slot).is_some() {
+            // What is remembered from an earlier run only fills what is empty.
+            return false;
+        }
+        state.vacate(slot);
+        state.free_loads.pop();
+        let entry = &mut state.slots[slot as usize];
+        let Some(expert) = Arc::get_mut(&mut entry.expert) else { return false };
+        let pieces = self.layout.pieces(key);
+        let generation = self.loads[load].begin(key, pieces.len(), expected.is_none(), expert);
+        entry.load = Some(load);
+        entry.expected = expected.flatten();
+        state.residency.assign(slot, key);
+        state.stats.kept += 1;
+        let bytes = self.layout.record_bytes() as u64;
+        match expected {
+            None => state.stats.demand_bytes += bytes,
+            Some(certainty) => {
+                state.stats.prefetch_bytes += bytes;
+                state.stats.prefetch.issued += u64::from(certainty.is_some());
+            }
+        }
+        let priority = if expected.is_none() { Priority::Demand } else { Priority::Prefetch };
+        self.submit(load, generation, key, priority);
+        true
+    }
+
+    /// Queues the pieces of a load that have not been issued.
+    fn submit(&self, load: usize, generation: u32, key: u32, priority: Priority) {
+        let Some(me) = self.me.upgrade() else { return };
+        let sink: Arc<dyn Sink> = me;
+        for (number, piece) in self.layout.pieces(key).iter().enumerate() {
+            if self.loads[load].is_waiting(number) {
+                let token = Token { generation, load, piece: number }.pack();
+                let file = Arc::clone(self.layout.file(piece.file));
+                let read = Read { file, offset: piece.offset, length: piece.bytes, token };
+                self.reader.submit(read, priority, &sink);
+            }
+        }
+    }
+
+    /// Starts what is planned, as far as there is room for it.
+    fn pump(&self, state: &mut State) {
+        while let Some(&Planned { key, certainty }) = state.planned.front() {
+            let there = state.residency.find(key).is_some();
+            if there || self.start(state, key, Some(certainty)) {
+                state.planned.pop_front();
+            } else {
+                if certainty.is_none() && state.free_loads.len() > RESERVED {
+                    // The slots are full: what is remembered has come too late.
+                    state.planned.retain(|planned| planned.certainty.is_some());
+                }
+                return;
+            }
+        }
+    }
+
+    /// Drops what was expected of `layer` and is not among `wanted`.
+    fn drop_useless(&self, state: &mut State, layer: usize, wanted: &[Wanted]) {
+        let is_wanted = |key: u32| {
+            let (_, expert) = self.layout.of_key(key);
+            wanted.binary_search_by_key(&expert, |wanted| wanted.expert).is_ok()
+        };
+        let of_layer = |key: u32| self.layout.of_key(key).0 == layer;
+        // Those that are wanted are started now, in order; none of them stays planned.
+        state.planned.retain(|planned| planned.certainty.is_none() || !of_layer(planned.key));
+        for slot in 0..state.slots.len() {
+            let Some(key) = state.residency.key(slot as u32).filter(|key| of_layer(*key)) else { continue };
+            let Some(expected) = state.slots[slot].expected else { continue };
+            if is_wanted(key) {
+                continue;
+            }
+            if let Some(load) = state.slots[slot].load {
+                if self.loads[load].drop_unissued() {
+                    state.slots[slot].expected = None;
+                    state.stats.prefetch.dropped += 1;
+                    state.stats.prefetch.issued -= 1;
+                    state.stats.prefetch_bytes -= self.layout.record_bytes() as u64;
+                    self.end_load(state, slot as u32, load);
+                    state.vacate(slot as u32);
+                }
+            } else if expected == Certainty::Guess {
+                // A wrong guess is an expert like any other from now on.
+                state.slots[slot].expected = None;
+                state.stats.prefetch.wasted += 1;
+            }
+        }
+    }
+
+    /// Takes a load's matrices back.
+    fn end_load(&self, state: &mut State, slot: u32, load: usize) -> Option<ExpertError> {
+        let entry = &mut state.slots[slot as usize];
+        entry.load = None;
+        let outcome = Arc::get_mut(&mut entry.expert).map(|expert| self.loads[load].end(expert));
+        state.free_loads.push(load);
+        outcome.and_then(Result::err)
+    }
+
+    /// Books the beginning of a step and the uses of one of its layers.
+    fn begin_layer(&self, state: &mut State, layer: usize, wanted: &[Wanted]) {
+        let most = wanted.iter().map(|wanted| wanted.tokens).max().unwrap_or(1);
+        if layer <= state.layer {
+            let now = Instant::now();
+            if let Some(step) = state.step.replace(now).filter(|_| state.decoding && state.missed) {
+                state.guard.took(now - step);
+            }
+            (state.decoding, state.missed) = (true, false);
+            state.residency.pass(most);
+        }
+        state.decoding &= most == 1;
+        state.layer = layer;
+        for wanted in wanted {
+            state.residency.touch(self.layout.key(layer, wanted.expert), wanted.tokens);
+        }
+        if let Some(trace) = state.trace.as_mut().filter(|trace| trace.len() < MOST_EVENTS) {
+            trace.push(Event { layer: layer as u32, wanted: wanted.to_vec() });
+        }
+    }
+
+    /// Asks for the experts of `delivery` that have not been asked for, in order, as far as there is room.
+    fn advance(&self, state: &mut State, delivery: &mut Delivery) {
+        while delivery.started < delivery.len() {
+            let key = self.layout.key(delivery.layer, delivery.wanted[delivery.started].expert);
+            let Some(slot) = state.residency.find(key) else {
+                if !self.start(state, key, None) {
+                    return;
+                }
+                if let Some(slot) = state.residency.find(key) {
+                    state.residency.need(slot);
+                }
+                state.stats.misses += 1;
+                state.missed = true;
+                delivery.started += 1;
+                continue;
+            };
+            let entry = &mut state.slots[slot as usize];
+            let was_expected = entry.expected.take();
+            state.stats.prefetch.used += u64::from(was_expected.is_some());
+            state.stats.prefetch.guessed_right += u64::from(was_expected == Some(Certainty::Guess));
+            match entry.load {
+                None => {
+                    delivery.put(delivery.started, Arc::clone(&entry.expert));
+                    state.stats.hits += 1;
+                    state.stats.hit_bytes += state.stats.slot_bytes;
+                }
+                Some(load) => {
+                    state.stats.misses += 1;
+                    state.missed = true;
+                    if !self.loads[load].demanded.swap(true, Ordering::SeqCst) {
+                        self.submit(load, self.loads[load].generation(), key, Priority::Demand);
+                    }
+                }
+            }
+            delivery.started += 1;
+        }
+    }
+
+    /// Hands over what has arrived of the experts in `range`; whether there is any to compute with.
+    fn collect(
+        &self,
+        state: &mut State,
+        delivery: &mut Delivery,
+        range: std::ops::Range<usize>,
+    ) -> Result<bool, ExpertError> {
+        let mut any = false;
+        for index in range.start..range.end.min(delivery.started) {
+            match delivery.places[index] {
+                Place::Arrived(_) => any = true,
+                Place::Done => {}
+                Place::Waiting => {
+                    let key = self.layout.key(delivery.layer, delivery.wanted[index].expert);
+                    if let Some(at) = state.failed.iter().position(|(failed, _)| *failed == key) {
+                        return Err(state.failed.swap_remove(at).1);
+                    }
+                    match state.residency.find(key) {
+                        Some(slot) if state.slots[slot as usize].load.is_none() => {
+                            delivery.put(index, Arc::clone(&state.slots[slot as usize].expert));
+                            any = true;
+                        }
+                        Some(_) => {}
+                        // Displaced before it was taken, by another sequence: once more.
+                        None => {
+                            self.start(state, key, None);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(any)
+    }
+}
+
+impl ExpertSource for StreamedExperts {
+    fn order(&self, layer: usize, wanted: &[Wanted], delivery: &mut Delivery) -> Result<(), ExpertError> {
+        let shared = &*self.shared;
+        shared.check(layer, wanted.iter().map(|wanted| wanted.expert))?;
+        delivery.reset(layer, wanted);
+        let mut state = shared.lock();
+        let state = &mut *state;
+        state.failed.clear();
+        shared.begin_layer(state, layer, wanted);
+        shared.drop_useless(state, layer, wanted);
+        for wanted in wanted {
+            if let Some(slot) = state.residency.find(shared.layout.key(layer, wanted.expert)) {
+                state.residency.need(slot);
+            }
+        }
+        shared.advance(state, delivery);
+        shared.pump(state);
+        Ok(())
+    }
+
+    fn wait(&self, delivery: &mut Delivery, range: std::ops::Range<usize>) -> Result<(), ExpertError> {
+        let shared = &*self.shared;
+        let mut state = shared.lock();
+        let start = Instant::now();
+        let outcome = loop {
+            shared.advance(&mut state, delivery);
+            match shared.collect(&mut state, delivery, range.clone()) {
+                Ok(false) => {}
+                Ok(true) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+            if range.clone().all(|index| matches!(delivery.places.get(index), None | Some(Place::Done))) {
+                break Ok(());
+            }
+            if shared.options.interrupt.is_set() {
+                break Err(ExpertError::Interrupted);
+            }
+            let waited = shared.change.wait_timeout(state, PATIENCE);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        };
+        state.stats.waited += start.elapsed();
+        outcome
+    }
+
+    fn release(&self, delivery: &mut Delivery, range: std::ops::Range<usize>) {
+        let shared = &*self.shared;
+        let mut state = shared.lock();
+        for index in range {
+            let done = matches!(delivery.places[index], Place::Done);
+            delivery.take(index);
+            if !done {
+                let key = shared.layout.key(delivery.layer, delivery.wanted[index].expert);
+                state.residency.release(key);
+            }
+        }
+        shared.advance(&mut state, delivery);
+        shared.pump(&mut state);
+        shared.change.notify_all();
+    }
+
+    fn prefetch(&self, layer: usize, experts: &mut dyn Iterator<Item = u32>, certainty: Certainty) {
+        let shared = &*self.shared;
+        let mut state = shared.lock();
+        let state = &mut *state;
+        // Certain knowledge goes before guesses, and both before what is remembered.
+        let place = |state: &State, rank: u8| {
+            let rank_of = |planned: &Planned| planned.certainty.map_or(3, |certainty| certainty as u8);
+            state.planned.iter().position(|planned| rank_of(planned) > rank).unwrap_or(state.planned.len())
+        };
+        for expert in experts {
+            if shared.check(layer, [expert]).is_err() {
+                continue;
+            }
+            let key = shared.layout.key(layer, expert);
+            if state.residency.find(key).is_none() {
+                state.stats.prefetch.guessed += u64::from(certainty == Certainty::Guess);
+                let at = place(state, certainty as u8);
+                state.planned.insert(at, Planned { key, certainty: Some(certainty) });
+            }
+        }
+        shared.pump(state);
+    }
+
+    fn guesses(&self) -> bool {
+        let state = self.shared.lock();
+        // Where nothing was missing, there is nothing to guess.
+        self.shared.options.guess && state.decoding && state.missed && state.guard.on()
+    }
+}
+
+impl Sink for Shared {
+    fn claim(&self, token: u64) -> bool {
+        let token = Token::unpack(token);
+        self.loads[token.load].claim(token)
+    }
+
+    fn arrived(&self, token: u64, bytes: Result<&[u8], StorageError>) {
+        let token = Token::unpack(token);
+        let load = &self.loads[token.load];
+        let key = load.key();
+        let (layer, expert) = self.layout.of_key(key);
+        let pieces = self.layout.pieces(key);
+        let piece = &pieces[token.piece];
+        match bytes {
+            Err(source) => {
+                let tensors = self.layout.names(key, piece);
+                load.fail(ExpertError::Disk { layer, expert, tensors, source: Box::new(source) });
+            }
+            Ok(bytes) => {
+                for part in &piece.parts {
+                    let packed = load.with_matrix(part.matrix(), |matrix| self.layout.pack(key, part, bytes, matrix));
+                    if let Err(source) = packed {
+                        load.fail(ExpertError::Read { layer, expert, source: Box::new(source) });
+                    }
+                }
+            }
+        }
+        if !load.piece_done() {
+            return;
+        }
+        let mut state = self.lock();
+        let state = &mut *state;
+        let Some(slot) = state.residency.find(key) else { return };
+        if let Some(error) = self.end_load(state, slot, token.load) {
+            state.slots[slot as usize].expected = None;
+            state.vacate(slot);
+            if load.demanded.load(Ordering::SeqCst) {
+                state.failed.push((key, error));
+            }
+        }
+        if !state.closed {
+            self.pump(state);
+        }
+        self.change.notify_all();
+    }
+}
