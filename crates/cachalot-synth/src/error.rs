@@ -57,13 +57,16 @@ pub enum SynthError {
         needed: u64,
     },
     /// A file cannot be written.
-    #[error("cannot write {}: {source}{}", path.display(), hint(source))]
+    #[error("cannot write {}: {reason}{}", path.display(), hint(reason))]
     Write {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        reason: io::Error,
     },
+    /// Whoever listens to the progress wanted no more of it.
+    #[error("stopped; what had been written is removed again")]
+    Stopped,
 }
 
 fn gigabytes(bytes: u64) -> String {

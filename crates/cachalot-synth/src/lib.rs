@@ -50,6 +50,9 @@ impl Default for Options {
     }
 }
 
+/// Hears of bytes written and of all bytes, and says whether to go on.
+pub type Progress<'a> = dyn Fn(u64, u64) -> bool + Sync + 'a;
+
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
@@ -62,7 +65,7 @@ pub struct Written {
 }
 
 /// Writes a checkpoint of `config` (a released `config.json`) into `directory`, which is made if it is not there and
-/// must be empty; `progress` hears of bytes written and of all bytes, from several threads.
+/// must be empty; `progress` hears of bytes written and of all bytes, from several threads, and says whether to go on.
 ///
 /// `engram_compressed_vocab_size` of the config is set to what the synthetic tokenizer has.
 ///
@@ -73,7 +76,7 @@ pub fn synth(
     mut config: Value,
     directory: &Path,
     options: &Options,
-    progress: &(dyn Fn(u64, u64) + Sync),
+    progress: &Progress,
 ) -> Result<Written, SynthError> {
     let tokenizer = tokenizer::synthesize(&mut config)?;
     let json = serde_json::to_vec_pretty(&config).map_err(|error| SynthError::Config(error.to_string()))?;

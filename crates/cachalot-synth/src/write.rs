@@ -4,7 +4,7 @@
 
 use crate::layout::{Shard, Tensor};
 use crate::weights::Fill;
-use crate::{Options, SynthError, Written};
+use crate::{Options, Progress, SynthError, Written};
 use cachalot_checkpoint::{CONFIG_FILE, INDEX_FILE};
 use serde_json::{Map, Value, json};
 use std::fs::{self, File};
@@ -44,7 +44,7 @@ impl Cleanup {
 }
 
 fn write_error(path: &Path) -> impl FnOnce(io::Error) -> SynthError + '_ {
-    move |source| SynthError::Write { path: path.to_owned(), source }
+    move |reason| SynthError::Write { path: path.to_owned(), reason }
 }
 
 /// Writes a checkpoint of these parts.
@@ -55,7 +55,7 @@ pub fn checkpoint(
     shards: &[Shard],
     fill: &Fill,
     options: &Options,
-    progress: &(dyn Fn(u64, u64) + Sync),
+    progress: &Progress,
 ) -> Result<Written, SynthError> {
     let made_directory = !directory.exists();
     fs::create_dir_all(directory).map_err(write_error(directory))?;
@@ -100,15 +100,21 @@ fn all_shards(
     names: &[String],
     fill: &Fill,
     options: &Options,
-    progress: &(dyn Fn(u64, u64) + Sync),
+    progress: &Progress,
     cleanup: &Cleanup,
 ) -> Result<(), SynthError> {
-    let (next, done, failed) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    // Nobody goes on once one has failed or was told to stop.
+    let (next, done, ended) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let total = shards.iter().map(Shard::bytes).sum();
-    let report = |bytes: usize| progress(done.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64, total);
+    let report = |bytes: usize| {
+        if !progress(done.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64, total) {
+            ended.store(true, Ordering::Relaxed);
+        }
+        !ended.load(Ordering::Relaxed)
+    };
     let work = || -> Result<(), SynthError> {
         let mut block = vec![0; BLOCK];
-        while !failed.load(Ordering::Relaxed) {
+        while !ended.load(Ordering::Relaxed) {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let (Some(shard), Some(name)) = (shards.get(number), names.get(number)) else { break };
             let (path, part) = (directory.join(name), directory.join(format!("{name}.part")));
@@ -117,16 +123,13 @@ fn all_shards(
             let written = if options.headers_only {
                 headers(&part, shard)
             } else {
-                whole(&part, shard, fill, &mut block, &|bytes| {
-                    report(bytes);
-                    !failed.load(Ordering::Relaxed)
-                })
+                whole(&part, shard, fill, &mut block, &report)
             };
             // What another thread's failure stopped keeps its other name until it is removed.
             let renamed = written.and_then(|whole| if whole { fs::rename(&part, &path) } else { Ok(()) });
-            renamed.map_err(|source| {
-                failed.store(true, Ordering::Relaxed);
-                SynthError::Write { path: path.clone(), source }
+            renamed.map_err(|reason| {
+                ended.store(true, Ordering::Relaxed);
+                SynthError::Write { path: path.clone(), reason }
             })?;
         }
         Ok(())
@@ -138,7 +141,8 @@ fn all_shards(
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         })
-    })
+    })?;
+    if ended.load(Ordering::Relaxed) { Err(SynthError::Stopped) } else { Ok(()) }
 }
 
 /// A header over a file of the right length whose data was never written.
@@ -232,7 +236,7 @@ mod tests {
         let error = enough(Path::new("/d"), 1_500_000_000, 20_000_000_000).expect_err("full").to_string();
         assert!(error.starts_with("/d has 1.5 GB free, and 20.0 GB are needed"), "{error}");
         let full = io::Error::from(io::ErrorKind::StorageFull);
-        let error = SynthError::Write { path: "/d/x".into(), source: full }.to_string();
+        let error = SynthError::Write { path: "/d/x".into(), reason: full }.to_string();
         assert!(error.starts_with("cannot write /d/x: ") && error.ends_with("removed again"), "{error}");
     }
 }

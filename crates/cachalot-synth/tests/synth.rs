@@ -30,7 +30,7 @@ fn tiny(fixture: &str) -> Value {
 fn written(config: Value, options: &Options) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("model");
-    synth(config, &path, options, &|_, _| {}).unwrap_or_else(|error| panic!("{error}"));
+    synth(config, &path, options, &|_, _| true).unwrap_or_else(|error| panic!("{error}"));
     (folder, path)
 }
 
@@ -200,17 +200,21 @@ fn a_failure_leaves_nothing_behind() {
     let obstacle = path.join("config.json");
     let error = synth(tiny("v4-tiny"), &path, &Options::default(), &|_, _| {
         let _ = std::fs::create_dir(&obstacle);
+        true
     });
     let error = error.expect_err("refused");
     assert!(matches!(error, SynthError::Write { .. }) && error.to_string().contains("config.json"), "{error}");
     let left: Vec<_> =
         std::fs::read_dir(&path).expect("there").map(|entry| entry.expect("an entry").file_name()).collect();
     assert_eq!(left, ["config.json"]);
-    let error = synth(tiny("v4-tiny"), &path, &Options::default(), &|_, _| {}).expect_err("refused").to_string();
+    let error = synth(tiny("v4-tiny"), &path, &Options::default(), &|_, _| true).expect_err("refused").to_string();
     assert!(error.ends_with("is not empty: choose another directory, or empty it"), "{error}");
     // Where nothing stands in the way, the directory itself goes.
+    let stopped = folder.path().join("stopped");
+    let error = synth(tiny("v4-tiny"), &stopped, &Options::default(), &|_, _| false).expect_err("stopped");
+    assert!(matches!(error, SynthError::Stopped) && !stopped.exists(), "{error}");
     let absurd = json!({"model_type": "deepseek_v4", "vocab_size": 300});
     let other = folder.path().join("other");
-    assert!(synth(absurd, &other, &Options::default(), &|_, _| {}).is_err() && !other.exists());
+    assert!(synth(absurd, &other, &Options::default(), &|_, _| true).is_err() && !other.exists());
     assert!(!path.join(INDEX_FILE).exists());
 }

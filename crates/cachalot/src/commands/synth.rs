@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use cachalot_synth::{DEFAULT_SKEW, Options, Preset, Shrink};
+use cachalot_synth::{DEFAULT_SKEW, Options, Preset, Shrink, SynthError};
 use clap::Args;
 
-use crate::output;
 use crate::terminal::Bar;
+use crate::{interrupt, output};
 
 const AFTER: &str = "\
 Examples:
@@ -71,16 +71,24 @@ pub fn synth(args: &SynthArgs) -> anyhow::Result<ExitCode> {
     let config = Preset::from_name(&args.preset)?.config(&shrink)?;
     let options = Options { seed: args.seed, skew: args.skew, headers_only: args.headers_only, ..Options::default() };
     let bar = Mutex::new(Bar::bytes("writing"));
+    interrupt::listen();
     let show = |done, total| {
         if let Ok(mut bar) = bar.try_lock() {
             bar.set(done, total);
         }
+        !interrupt::pressed()
     };
     let written = cachalot_synth::synth(config, &args.directory, &options, &show);
     if let Ok(bar) = bar.lock() {
         bar.clear();
     }
-    let written = written?;
+    let written = match written {
+        Err(error @ SynthError::Stopped) => {
+            eprintln!("{error}");
+            return Ok(ExitCode::from(interrupt::EXIT_CODE));
+        }
+        written => written?,
+    };
     let what = if args.headers_only { " of headers" } else { "" };
     output::print(&format!(
         "{}: {} tensors of {:.1} GB in {} shards{what}\n",
