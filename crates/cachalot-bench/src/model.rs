@@ -19,8 +19,6 @@ use crate::shapes::Shape;
 const PROBE_MEBIBYTES: usize = 256;
 /// Reads of that memory per probe.
 const PROBE_ROUNDS: usize = 4;
-/// Tokens per prefill step, as a session takes them.
-const PREFILL_CHUNK: usize = 256;
 /// Tokens decoded before anything is measured.
 const WARM_UP: usize = 2;
 
@@ -258,7 +256,7 @@ impl<'a> Run<'a> {
         let ids = self.ids(tokens);
         let start = Instant::now();
         let mut done = 0;
-        for chunk in ids.chunks(PREFILL_CHUNK) {
+        for chunk in ids.chunks(self.engine.prefill_chunk()) {
             done += chunk.len();
             let logits = if done < tokens { LogitsOf::Later(tokens - done) } else { LogitsOf::Last };
             self.advance(chunk, logits)?;

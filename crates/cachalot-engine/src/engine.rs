@@ -18,13 +18,11 @@ use cachalot_text::tokenizer::MAX_FILE_BYTES;
 use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 
 use crate::disk::Disk;
+use crate::planner::units::tokens;
+use crate::planner::{Available, MemoryPlan, MemoryRequest, PlanError, sizes};
 
 /// The tokenizer's file.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
-
-/// Routed experts kept in memory where nothing else is asked for, in bytes: everything of a small model, and a part of
-/// the released one that leaves a machine of 32 GB its room.
-pub const DEFAULT_EXPERT_CACHE: u64 = 8 << 30;
 
 /// What a user decides about an engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,10 +31,8 @@ pub struct EngineOptions {
     pub arithmetic: Arithmetic,
     /// Threads that compute; all cores if absent.
     pub threads: Option<usize>,
-    /// Most tokens of a sequence; what the model goes up to if absent, and never more.
-    pub context: Option<usize>,
-    /// Bytes of routed experts kept in memory.
-    pub expert_cache: u64,
+    /// Memory, context, and routed experts kept.
+    pub memory: MemoryRequest,
     /// How sequences keep keys and entries.
     pub cache: CacheChoice,
     /// Parts of the model that are left out.
@@ -77,8 +73,7 @@ impl Default for EngineOptions {
         Self {
             arithmetic: Arithmetic::default(),
             threads: None,
-            context: None,
-            expert_cache: DEFAULT_EXPERT_CACHE,
+            memory: MemoryRequest::default(),
             cache: CacheChoice::default(),
             ablation: Ablation::default(),
             method: None,
@@ -120,6 +115,9 @@ pub enum OpenError {
     /// The model's parts do not fit together.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The model does not fit the memory there is.
+    #[error(transparent)]
+    Memory(#[from] PlanError),
     /// A context without room for a question and an answer.
     #[error("a context of {context} tokens has no room for a prompt and an answer; at least 2 are needed")]
     Context {
@@ -139,7 +137,7 @@ pub struct Engine {
     interrupt: Interrupt,
     checkpoint: Arc<Checkpoint>,
     inspection: Inspection,
-    context: usize,
+    plan: MemoryPlan,
     threads: usize,
     isa: &'static str,
 }
@@ -154,7 +152,7 @@ impl Engine {
         options: &EngineOptions,
         progress: &mut dyn FnMut(Loading),
     ) -> Result<Self, OpenError> {
-        if let Some(context) = options.context.filter(|context| *context < 2) {
+        if let Some(context) = options.memory.context.filter(|context| *context < 2) {
             return Err(OpenError::Context { context });
         }
         let checkpoint = Arc::new(Checkpoint::open(Arc::clone(&files))?);
@@ -174,9 +172,14 @@ impl Engine {
         let config = architecture.trunk();
         let (layers, count) = (config.num_hidden_layers, config.n_routed_experts);
         let layout = ExpertLayout::new(Arc::clone(&checkpoint), layers, count)?;
-        let Disk { reader, probe, notes } = Disk::open(&checkpoint, &layout, options.method)?;
+        let inspection = Inspection::of(&checkpoint);
+        let plan = MemoryPlan::new(&sizes(&inspection, architecture, &layout)?, &options.memory, Available::now())?;
+        let Disk { reader, probe, mut notes } = Disk::open(&checkpoint, &layout, options.method)?;
+        if options.memory.context.is_none() && plan.context < config.max_position_embeddings {
+            notes.push(format!("memory leaves room for a context of {}", tokens(plan.context)));
+        }
         let stream = StreamOptions {
-            budget_bytes: options.expert_cache,
+            budget_bytes: plan.experts,
             policy: options.policy,
             interrupt: options.interrupt.clone(),
             guess: options.guess,
@@ -191,7 +194,6 @@ impl Engine {
             cache: options.cache.precision(architecture),
             classes,
         };
-        let inspection = Inspection::of(&checkpoint);
         let mut loading = Loading { done: 0, total: inspection.memory.resident_bytes };
         progress(loading);
         let model = Model::load(&checkpoint, parts, &mut |bytes| {
@@ -199,8 +201,6 @@ impl Engine {
             loading.done = (loading.done + bytes as u64).min(loading.total);
             progress(loading);
         })?;
-        let limit = config.max_position_embeddings;
-        let context = options.context.map_or(limit, |context| context.min(limit));
         Ok(Self {
             model,
             tokenizer,
@@ -209,9 +209,9 @@ impl Engine {
             probe,
             notes,
             interrupt: options.interrupt.clone(),
-            checkpoint,
+            checkpoint: Arc::clone(&checkpoint),
             inspection,
-            context,
+            plan,
             threads,
             isa,
         })
@@ -229,7 +229,17 @@ impl Engine {
 
     /// Most tokens of a sequence: what was asked for, at most what the model goes up to.
     pub fn context(&self) -> usize {
-        self.context
+        self.plan.context
+    }
+
+    /// Tokens per prefill step.
+    pub fn prefill_chunk(&self) -> usize {
+        self.plan.chunk
+    }
+
+    /// Where the model's bytes are.
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.plan
     }
 
     /// Longest context that the model goes up to, in tokens.
@@ -322,7 +332,7 @@ impl Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Engine({}, context {}, {} threads)", self.label(), self.context, self.threads)
+        write!(f, "Engine({}, context {}, {} threads)", self.label(), self.context(), self.threads)
     }
 }
 

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod chat;
-mod disk;
+pub mod disk;
 pub mod engine;
 pub mod forward;
 pub mod planner;

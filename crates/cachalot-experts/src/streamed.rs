@@ -50,6 +50,14 @@ impl ExpertLayout {
         self.0.record_bytes()
     }
 
+    /// Bytes of one expert in memory.
+    ///
+    /// # Errors
+    /// If there is not the memory for one.
+    pub fn slot_bytes(&self) -> Result<usize, CheckpointError> {
+        Ok(self.0.blank()?.bytes())
+    }
+
     /// Longest read.
     pub fn largest_read(&self) -> usize {
         self.0.largest_read()

@@ -41,6 +41,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => commands::run::run(args),
         Command::Chat(args) => commands::chat::chat(args),
         Command::Inspect(args) => commands::inspect::inspect(args),
+        Command::Plan(args) => commands::plan::plan(args),
         Command::Forward(args) => commands::forward::forward(args),
         Command::Bench(args) => commands::bench::bench(args),
         Command::Completions { shell } => {

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use cachalot_engine::engine::DEFAULT_EXPERT_CACHE;
 use cachalot_engine::{Ablation, CacheChoice, Engine, EngineOptions};
 use cachalot_storage::{Directory, Files};
 
@@ -82,8 +81,7 @@ fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults, ablation: 
     let options = EngineOptions {
         arithmetic: args.arithmetic.unwrap_or(defaults.arithmetic).into(),
         threads: args.threads.map(usize::from),
-        context: args.context.map(|context| context as usize),
-        expert_cache: args.expert_cache.map_or(DEFAULT_EXPERT_CACHE, |gigabytes| (gigabytes * 1e9) as u64),
+        memory: args.memory.into(),
         cache: args.cache.map_or(defaults.cache, CacheChoice::from),
         ablation,
         ..EngineOptions::default()

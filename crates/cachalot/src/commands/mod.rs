@@ -4,4 +4,5 @@ pub mod bench;
 pub mod chat;
 pub mod forward;
 pub mod inspect;
+pub mod plan;
 pub mod run;
