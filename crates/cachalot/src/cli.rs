@@ -13,6 +13,7 @@ use crate::commands::{
     inspect::InspectArgs,
     plan::PlanArgs,
     run::RunArgs,
+    synth::SynthArgs,
 };
 
 const EXAMPLES: &str = "\
@@ -25,6 +26,7 @@ Examples:
   cachalot inspect DIR                                what the checkpoint holds
   cachalot plan DIR --memory 24G --context 128k       what fits where, and how fast it will run
   cachalot bench kernels                              how fast this machine is, and how fast it could be
+  cachalot synth v4-flash --layers 4 DIR              a checkpoint to measure with, where there is no real one
   cachalot completions bash > cachalot.bash           completions for a shell
 
 Standard output carries only the answer; reasoning, progress and figures go to standard error.
@@ -56,6 +58,8 @@ pub enum Command {
     Forward(ForwardArgs),
     /// Measure this machine's speed at what dominates
     Bench(BenchArgs),
+    /// Write a checkpoint with the true shapes and random weights, for measuring
+    Synth(SynthArgs),
     /// Print completions for a shell
     Completions {
         /// Shell to write for
@@ -178,7 +182,7 @@ impl Command {
                 What::Decode(args) | What::Prefill(args) => args.json,
                 What::Abilities(args) => args.json,
             },
-            Self::Chat(_) | Self::Forward(_) | Self::Completions { .. } => false,
+            Self::Chat(_) | Self::Forward(_) | Self::Synth(_) | Self::Completions { .. } => false,
         }
     }
 }

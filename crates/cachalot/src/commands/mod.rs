@@ -6,3 +6,4 @@ pub mod forward;
 pub mod inspect;
 pub mod plan;
 pub mod run;
+pub mod synth;
