@@ -5,13 +5,9 @@
 Text only: no vision tower, no draft. The float32 model and the bfloat16 model are never in memory together.
 """
 
-import argparse
 import copy
 import inspect
-import json
 import re
-import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,8 +21,7 @@ from transformers import PreTrainedTokenizerFast
 import fixture
 import tiny_tokenizer
 from arithmetic import VARIANTS
-from capture import Recorder, compact, hooks, record_input, record_output
-from compare import drift, logit_distance
+from capture import Recorder, hooks, record_input, record_output
 from weights import encode_fp4, encode_fp8, random_weights, read_layers, write_checkpoint, write_json
 
 PRECISIONS = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -201,74 +196,11 @@ def run(reference: DeepseekV41ForCausalLM, ids: list[int], detail: str = "logits
 # ---------------------------------------------------------------- fixtures
 
 
-class Expected:
-    """Fills expected.safetensors and expected.json, one precision after the other."""
-
-    def __init__(self, spec: dict, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.spec = spec
-        self.report = fixture.new_report(spec, tokenizer)
-        self.tensors: dict[str, torch.Tensor] = {}
-        self.ids = {
-            name: tiny_tokenizer.prompt_ids(tokenizer, prompt["length"], prompt["topic"])
-            for name, prompt in spec["prompts"].items()
-        }
-        self.texts = {name: tokenizer.decode(ids) for name, ids in self.ids.items()}
-        self.recorded: dict[str, Recorder] = {}
-        self.logits: dict[str, torch.Tensor] = {}
-
-    def float32(self, reference: DeepseekV41ForCausalLM) -> None:
-        """The values to match, the variants, and what other orders of summation do."""
-        for name, ids in self.ids.items():
-            recorder = run(reference, ids, self.spec["prompts"][name].get("detail", "logits"))
-            self.logits[name] = expected = recorder.pop("logits")
-            self.recorded[name] = recorder
-            self.tensors[f"{name}.input_ids"] = torch.tensor(ids, dtype=torch.int32)
-            self.tensors.update({f"{name}.f32.{key}": compact(value) for key, value in recorder.items()})
-            self.report["prompts"][name] = {
-                "length": len(ids),
-                "logit_positions": fixture.logit_positions(len(ids)),
-                "f32_noise_floor": fixture.noise_floor(
-                    lambda ids=ids: run(reference, ids)["logits"], expected, self.spec.get("noise_draws")
-                ),
-            }
-            self.store(name, "f32", expected)
-            for variant, arithmetic in VARIANTS.items():
-                with arithmetic(reference):
-                    self.store(name, variant, run(reference, ids)["logits"])
-            print(f"{name}: noise {self.report['prompts'][name]['f32_noise_floor']}", flush=True)
-        self.continuation("f32", reference)
-
-    def bfloat16(self, reference: DeepseekV41ForCausalLM) -> None:
-        """How far rounding alone leads away, and the tolerances that follow."""
-        for name, ids in self.ids.items():
-            f32, prompt = self.recorded[name], self.report["prompts"][name]
-            recorder = run(reference, ids, self.spec["prompts"][name].get("detail", "logits"))
-            self.store(name, "bf16", recorder.pop("logits"))
-            prompt["tolerances"] = fixture.tolerances(prompt, f32)
-            if f32:
-                prompt["trace_bf16_against_f32"] = drift(recorder, f32)
-            prompt["text"] = self.texts[name]
-        self.continuation("bf16", reference)
-
-    def store(self, name: str, path: str, logits: torch.Tensor) -> None:
-        prompt = self.report["prompts"][name]
-        self.tensors[f"{name}.{path}.logits"] = logits[prompt["logit_positions"]]
-        if path != "f32":
-            prompt[f"{path}_against_f32"] = logit_distance(logits, self.logits[name])
-
-    def continuation(self, path: str, reference: DeepseekV41ForCausalLM) -> None:
-        if wanted := self.spec.get("greedy"):
-            report = self.report.setdefault("greedy", {"prompt": wanted["prompt"]})
-            following: Callable = lambda ids: run(reference, ids)["logits"][-1]
-            report[path] = fixture.greedy(following, self.ids[wanted["prompt"]], wanted["tokens"])
-
-
-def make(spec: dict, directory: Path) -> None:
+def make(spec: dict, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Write one fixture."""
-    tokenizer = tiny_tokenizer.write_tokenizer(tiny_tokenizer.train_tokenizer(**spec["tokenizer"]), directory)
     config = released_config(spec, tokenizer)
     write_model(spec, config, tokenizer, directory)
-    expected = Expected(spec, tokenizer)
+    expected = fixture.Expected(spec, tokenizer, run, VARIANTS, rounded_caches=True)
     for precision, step in (("f32", expected.float32), ("bf16", expected.bfloat16)):
         reference = load(config, tokenizer, directory, PRECISIONS[precision])
         step(reference)
@@ -276,23 +208,5 @@ def make(spec: dict, directory: Path) -> None:
     fixture.write_expected(expected.tensors, expected.report, directory)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("spec", type=Path, help="JSON description of the model and its prompts")
-    parser.add_argument("directory", type=Path, help="directory to write the checkpoint and expected outputs to")
-    parser.add_argument("--threads", type=int, default=1, help="small matrices gain nothing from more than one")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    arguments.directory.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    make(json.loads(arguments.spec.read_text()), arguments.directory)
-    for path in arguments.directory.iterdir():
-        path.chmod(0o644)
-    size = sum(path.stat().st_size for path in arguments.directory.iterdir())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    minutes = (time.monotonic() - started) / 60
-    print(f"{arguments.directory}: {size / 1e6:.1f} MB in {minutes:.1f} minutes, at most {peak / 1e6:.1f} GB of memory")
-
-
 if __name__ == "__main__":
-    main()
+    fixture.main(__doc__, make)

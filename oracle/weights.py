@@ -29,11 +29,12 @@ RULES = [
     (r"lm_head\.weight$", ("matrix", 2.0)),
     (r"(^|\.)\w*norm\d?\.weight$", ("uniform", 0.6, 1.4)),
     (r"\.[qk]_weight$", ("uniform", 0.6, 1.4)),
-    (r"sinks_param\.weight$", ("normal", 0.5, 1.0)),
+    (r"sinks_param\.weight$|\.sinks$", ("normal", 0.5, 1.0)),
     (r"(e_score_correction_bias|bias_vl)$", ("normal", 0.0, 0.15)),
-    (r"_hc\.fn$", ("matrix", 0.7)),
-    (r"_hc\.scale$", ("uniform", 0.5, 1.5)),
-    (r"_hc\.base$", ("normal", 0.0, 0.6)),
+    (r"_hc\.fn$|hc_head\.hc_fn$", ("matrix", 0.7)),
+    (r"_hc\.scale$|hc_head\.hc_scale$", ("uniform", 0.5, 1.5)),
+    (r"_hc\.base$|hc_head\.hc_base$", ("normal", 0.0, 0.6)),
+    (r"ape_param\.weight$|position_bias$", ("normal", 0.0, 0.5)),
     (r"\.(gate|wgate|gate_proj)\.weight$", ("matrix", 1.5)),
     (r"experts\.gate_and_up_projs$", ("stacked", 1.3)),
     (r"experts\.down_projs$", ("stacked", 0.08)),
@@ -99,13 +100,42 @@ def encode_fp4(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _scaled(matrix: torch.Tensor, rows: int, columns: int, limit: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The matrix divided by its block scales, and the scales; blocks must divide the matrix."""
+    """The matrix divided by its block scales, and the scales; blocks at the edges may be cut off."""
     height, width = matrix.shape
-    blocks = matrix.float().reshape(height // rows, rows, width // columns, columns)
+    padded = torch.nn.functional.pad(matrix.float(), (0, -width % columns, 0, -height % rows))
+    blocks = padded.reshape(padded.shape[0] // rows, rows, padded.shape[1] // columns, columns)
     mantissa, exponent = torch.frexp((blocks.abs().amax(dim=(1, 3)) / limit).clamp_min(SMALLEST_SCALE))
     exponent = exponent - (mantissa == 0.5).to(exponent.dtype)  # the power of two at or above the value
     scale = torch.ldexp(torch.ones_like(mantissa), exponent)
-    return (blocks / scale[:, None, :, None]).reshape(height, width), scale.to(torch.float8_e8m0fnu)
+    scaled = (blocks / scale[:, None, :, None]).reshape(padded.shape)[:height, :width]
+    return scaled, scale.to(torch.float8_e8m0fnu)
+
+
+# ---------------------------------------------------------------- decoding
+
+
+def decode(tensors: dict[str, torch.Tensor], block: int) -> dict[str, torch.Tensor]:
+    """Float32 weights without scales; FP8 ones have a scale per ``block`` x ``block``. Ids stay as they are."""
+    decoded = {}
+    for name, value in tensors.items():
+        scale = tensors.get(name.removesuffix(".weight") + ".scale")
+        if name.endswith(".scale"):
+            continue
+        if scale is None:
+            decoded[name] = value.float() if value.is_floating_point() else value
+            continue
+        rows, columns = (1, 32) if value.dtype == torch.int8 else (block, block)
+        numbers = _fp4_numbers(value) if value.dtype == torch.int8 else value.float()
+        grid = scale.float().repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+        decoded[name] = numbers * grid[: numbers.shape[0], : numbers.shape[1]]
+    return decoded
+
+
+def _fp4_numbers(packed: torch.Tensor) -> torch.Tensor:
+    """E2M1 values [R, C] of packed bytes [R, C/2], even columns in the low nibbles."""
+    codes = packed.view(torch.uint8)
+    codes = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(-2).long()
+    return torch.where(codes >= 8, -1.0, 1.0) * FP4_LEVELS[codes % 8]
 
 
 # ---------------------------------------------------------------- files

@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 /// The fixtures of the repository.
-pub const NAMES: [&str; 4] = ["v41-tiny", "v41-ones-first", "v41-pairs", "v4-tiny"];
+pub const NAMES: [&str; 5] = ["v41-tiny", "v41-ones-first", "v41-pairs", "v4-tiny", "v4-fp8-experts"];
 
 pub struct Fixture {
     pub name: &'static str,
