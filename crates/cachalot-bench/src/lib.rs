@@ -1,10 +1,12 @@
-//! How fast the kernels are, as ratios to what the machine can do, taken in one run.
+//! How fast kernels and whole models are, as ratios to what the machine can do, taken in one run.
 //!
 //! Other work on a machine slows bursts down and its memory changes speed from one second to the next: a burst of a
 //! kernel follows one of its ceiling at once, and the middle of all rounds' ratios counts. Refuses to compare across runs: rates of
 //! two machines, or of one machine on two days, mean nothing side by side.
 #![forbid(unsafe_code)]
 
+mod model;
+mod rates;
 mod report;
 mod shapes;
 
@@ -17,8 +19,10 @@ use cachalot_kernels::{
 };
 use cachalot_runtime::Pool;
 
+pub use model::{ModelError, ModelOptions, ModelReport, Test, Window, model};
+pub use rates::rates;
 pub use report::{Measurement, Report};
-pub use shapes::{AttentionTask, Shape, V41_ATTENTION, V41_FLASH, format_name};
+pub use shapes::{AttentionTask, RELEASES, Release, Shape, format_name};
 
 /// What to measure, and how long.
 #[derive(Clone, Debug)]
@@ -45,10 +49,10 @@ impl Default for Options {
             threads: 0,
             rounds: 24,
             mebibytes: 128,
-            shapes: V41_FLASH.to_vec(),
+            shapes: RELEASES[2].shapes.to_vec(),
             isas: Vec::new(),
             batch: 64,
-            attention: V41_ATTENTION.to_vec(),
+            attention: RELEASES[2].attention.to_vec(),
         }
     }
 }
@@ -100,6 +104,15 @@ struct Contender {
 }
 
 impl Contender {
+    /// `tokens` inputs of `cols` values, treated so.
+    fn new(compute: Compute, cols: usize, tokens: usize, treatment: Treatment) -> Self {
+        let x: Vec<f32> = (0..tokens * cols).map(|index| (index * 37 % 255) as f32 / 128.0 - 1.0).collect();
+        let mut input = Activations::new();
+        input.set(&compute, &x, cols, treatment);
+        let arithmetic = if treatment == Treatment::Int16 { "fast" } else { "exact" };
+        Self { compute, arithmetic, input, best: 0.0, shares: Vec::new() }
+    }
+
     /// The middle one of all rounds.
     fn share(&self) -> f64 {
         let mut shares = self.shares.clone();
@@ -110,17 +123,13 @@ impl Contender {
 
 impl Bench<'_> {
     fn contenders(&self, pool: &Arc<Pool>, shape: &Shape, tokens: usize) -> Vec<Contender> {
-        let x: Vec<f32> = (0..tokens * shape.cols).map(|index| (index * 37 % 255) as f32 / 128.0 - 1.0).collect();
         let mut list = Vec::new();
         for &isa in &self.isas {
             let compute = Compute::with_isa(Arc::clone(pool), isa);
-            for (arithmetic, treatment) in [("exact", Treatment::Float32), ("fast", Treatment::Int16)] {
-                if arithmetic == "fast" && shape.format != Format::Fp4 {
-                    continue;
+            for treatment in [Treatment::Float32, Treatment::Int16] {
+                if treatment == Treatment::Float32 || shape.format == Format::Fp4 {
+                    list.push(Contender::new(compute.clone(), shape.cols, tokens, treatment));
                 }
-                let mut input = Activations::new();
-                input.set(&compute, &x, shape.cols, treatment);
-                list.push(Contender { compute: compute.clone(), arithmetic, input, best: 0.0, shares: Vec::new() });
             }
         }
         list

@@ -4,7 +4,7 @@
 
 use crate::error::CheckpointError;
 use crate::family::Trunk;
-use crate::inventory::Visit;
+use crate::inventory::{Expected, Visit};
 use crate::{Abilities, deepseek_v4, deepseek_v41};
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
@@ -123,6 +123,15 @@ impl Architecture {
                 let row = engram.head_dim + engram.head_dim / 32;
                 (engram.layer_ids.len() * engram.columns() * row) as u64
             }),
+        }
+    }
+
+    /// Calls `visit` with every tensor that a checkpoint of this config holds, draft module and image path included if
+    /// the config declares them.
+    pub fn for_each_tensor(&self, visit: impl FnMut(Expected<'_>)) {
+        match self {
+            Self::DeepseekV4(config) => config.for_each_tensor(visit),
+            Self::DeepseekV41(config) => config.for_each_tensor(visit),
         }
     }
 

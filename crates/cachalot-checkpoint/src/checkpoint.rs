@@ -286,7 +286,7 @@ fn index_of_single_file(files: &dyn Files, partial: bool) -> Result<Option<Index
     // A file that is not there is opened only to be told so.
     match open_shard(files, SINGLE_FILE, partial) {
         Ok(Some((_, header, _))) => {
-            let names = header.entries.into_iter().map(|entry| entry.name.into());
+            let names = header.entries.into_iter().map(|entry| entry.name);
             Ok(Some(Index::of_single_file(SINGLE_FILE, names)?))
         }
         Ok(None) => Ok(None),

@@ -75,6 +75,23 @@ pub enum CheckpointError {
         /// The code, in words.
         code: BadCode,
     },
+    /// A table names an expert that there is not, or one twice in a row.
+    #[error(
+        "{shard}: {tensor}: row {row} names expert {value}: it must be one of {experts}, and another one than before it \
+         in the row: the file is damaged, download it again"
+    )]
+    BadExpert {
+        /// The shard.
+        shard: String,
+        /// The tensor.
+        tensor: String,
+        /// The row, a token id.
+        row: u64,
+        /// What it names.
+        value: i64,
+        /// How many experts there are.
+        experts: usize,
+    },
     /// A tensor is larger than this machine can address or allocate.
     #[error("{tensor}: {bytes} bytes cannot be allocated")]
     Memory {

@@ -116,6 +116,43 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// The I64 matrix called `name`, whose rows are ids of different experts, of which there are `experts`: row by row.
+    ///
+    /// # Errors
+    /// If there is no such tensor, it has another type or form, or cannot be read; [`CheckpointError::BadExpert`] if a
+    /// row names an expert that there is not, or one twice.
+    pub fn token_experts(&self, name: &str, experts: usize) -> Result<Vec<u16>, CheckpointError> {
+        let tensor = self.tensor(name)?;
+        let [rows, columns] = *tensor.shape else { return Err(tensor.not("ids of experts")) };
+        if tensor.dtype != Dtype::I64 || columns == 0 {
+            return Err(tensor.not("ids of experts"));
+        }
+        let mut ids = Vec::new();
+        ids.try_reserve_exact((rows * columns) as usize).map_err(|_| tensor.memory_error())?;
+        self.for_each_strip(tensor, 1, |first, strip| {
+            let (words, _) = strip.as_chunks();
+            for (row, words) in words.chunks_exact(columns as usize).enumerate() {
+                for (place, word) in words.iter().enumerate() {
+                    let value = i64::from_le_bytes(*word);
+                    let id = u16::try_from(value).ok().filter(|id| usize::from(*id) < experts);
+                    let earlier = &ids[ids.len() - place..];
+                    let Some(id) = id.filter(|id| !earlier.contains(id)) else {
+                        return Err(CheckpointError::BadExpert {
+                            shard: self.shard_of(tensor).name.clone(),
+                            tensor: tensor.name.to_string(),
+                            row: (first + row) as u64,
+                            value,
+                            experts,
+                        });
+                    };
+                    ids.push(id);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(ids)
+    }
+
     /// The BF16 or F32 tensor called `name`, of whatever shape, as float32.
     ///
     /// # Errors

@@ -1,9 +1,11 @@
 //! Matrices hold the values that the released encoding stands for, whatever order the kernels keep them in.
 
-use cachalot_checkpoint::{Checkpoint, Dtype, TensorInfo};
-use cachalot_kernels::{Activations, Compute, Matrix, Treatment, matmul_one};
-use cachalot_runtime::Pool;
+#[path = "support/decode.rs"]
+mod decode;
+
+use cachalot_checkpoint::Checkpoint;
 use cachalot_storage::{Directory, Fault, FaultyFiles, Files, Plan};
+use decode::{bytes_of, decoded, seen};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,71 +13,11 @@ fn files(path: &str) -> Arc<dyn Files> {
     Arc::new(Directory::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)))
 }
 
-fn bytes_of(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Vec<u8> {
-    let mut bytes = vec![0; tensor.bytes as usize];
-    checkpoint.read(tensor, 0, &mut bytes).expect("reads");
-    bytes
-}
-
-/// E4M3 by its definition (spec section 2.2).
-fn e4m3(code: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
-    let size = if exponent == 0 { mantissa * 2f32.powi(-9) } else { (8.0 + mantissa) * 2f32.powi(exponent - 10) };
-    if code >> 7 == 1 { -size } else { size }
-}
-
-fn e2m1(code: u8) -> f32 {
-    let size = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0][usize::from(code & 7)];
-    if code & 8 == 8 { -size } else { size }
-}
-
-fn e8m0(code: u8) -> f32 {
-    2f32.powi(i32::from(code) - 127)
-}
-
-/// The values of a matrix `[rows, columns]`, decoded one by one from the stored bytes.
-fn decoded(checkpoint: &Checkpoint, name: &str) -> (usize, usize, Vec<f32>) {
-    let tensor = checkpoint.tensor(name).expect("there");
-    let bytes = bytes_of(checkpoint, tensor);
-    let [rows, stored] = [0, 1].map(|axis| tensor.shape[axis] as usize);
-    let scales = name.strip_suffix(".weight").and_then(|stem| checkpoint.find(&format!("{stem}.scale")));
-    let scales = scales.map(|scales| bytes_of(checkpoint, scales)).unwrap_or_default();
-    let columns = if tensor.dtype == Dtype::I8 { 2 * stored } else { stored };
-    let value = |row: usize, column: usize| match tensor.dtype {
-        Dtype::F8_E4M3 => {
-            e4m3(bytes[row * stored + column]) * e8m0(scales[row / 32 * columns.div_ceil(32) + column / 32])
-        }
-        Dtype::I8 => {
-            let byte = bytes[row * stored + column / 2];
-            let code = if column.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
-            e2m1(code) * e8m0(scales[row * columns / 32 + column / 32])
-        }
-        Dtype::BF16 => {
-            let at = 2 * (row * columns + column);
-            f32::from_le_bytes([0, 0, bytes[at], bytes[at + 1]])
-        }
-        _ => f32::from_le_bytes(std::array::from_fn(|place| bytes[4 * (row * columns + column) + place])),
-    };
-    let values = (0..rows * columns).map(|place| value(place / columns, place % columns)).collect();
-    (rows, columns, values)
-}
-
-/// The values that the kernels see: products with every unit vector.
-fn seen(matrix: &Matrix, columns: usize) -> Vec<f32> {
-    let compute = Compute::new(Arc::new(Pool::new(1)));
-    let unit: Vec<f32> = (0..columns * columns).map(|place| f32::from(u8::from(place % (columns + 1) == 0))).collect();
-    let mut input = Activations::new();
-    input.set(&compute, &unit, columns, Treatment::Float32);
-    let rows = matrix.rows();
-    let mut output = vec![0.0; columns * rows];
-    matmul_one(&compute, matrix, &input, &mut output);
-    (0..rows * columns).map(|place| output[place % columns * rows + place / columns]).collect()
-}
-
 #[test]
 fn every_format_is_read_as_it_was_written() {
     let tiny = Checkpoint::open(files("fixtures/v41-tiny")).expect("the fixture");
     let nano = Checkpoint::open(files("models/nano")).expect("the small model");
+    let v4 = Checkpoint::open(files("fixtures/v4-tiny")).expect("the V4 fixture");
     let rows = [
         (&tiny, "layers.0.attn.wq_b.weight"),
         (&tiny, "layers.0.attn.wo_b.weight"),
@@ -87,6 +29,13 @@ fn every_format_is_read_as_it_was_written() {
         (&nano, "head.weight"),
         (&nano, "layers.1.ffn.experts.15.w2.weight"),
         (&nano, "layers.2.attn.compressor.wkv.weight"),
+        // Blocks of 128 x 128, ragged at both edges: 256 x 160, 160 x 256, 96 x 256.
+        (&v4, "layers.0.attn.wq_b.weight"),
+        (&v4, "layers.0.attn.wq_a.weight"),
+        (&v4, "layers.0.ffn.shared_experts.w1.weight"),
+        (&v4, "layers.2.attn.indexer.wq_b.weight"),
+        (&v4, "layers.3.ffn.experts.7.w1.weight"),
+        (&v4, "layers.3.attn.compressor.ape"),
     ];
     for (checkpoint, name) in rows {
         let matrix = checkpoint.matrix(name).expect(name);

@@ -1,5 +1,6 @@
 //! The release's config and headers, made in memory: counts and sizes are those that were published.
 
+#[path = "support/release.rs"]
 mod support;
 
 use cachalot_checkpoint::deepseek_v41::{Config, Role};
@@ -8,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use support::Release;
 
-const CONFIG: &[u8] = include_bytes!("data/v41-release-config.json");
+const CONFIG: &[u8] = include_bytes!("../../../fixtures/configs/v41-flash.json");
 
 fn config() -> Config {
     Config::from_json(CONFIG).expect("the release's config")

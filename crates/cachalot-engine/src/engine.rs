@@ -3,20 +3,25 @@
 //! Owns the order in which a checkpoint becomes a model, and the context limit. Refuses to generate: a
 //! [`Session`](crate::session::Session) does. Spec sections 2 and 3.10 (a); protocol.md section 1.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
 use cachalot_experts::{
-    CheckpointRows, ExpertLayout, ExpertStats, Interrupt, Policy, RowError, StreamOptions, StreamedExperts,
+    CheckpointRows, ExpertError, ExpertLayout, ExpertStats, Interrupt, Policy, RowError, StreamOptions, StreamedExperts,
 };
 use cachalot_kernels::Compute;
 use cachalot_model::{Arithmetic, CachePrecision, LoadError, Model, Parts};
 use cachalot_runtime::Pool;
-use cachalot_storage::{Activity, Files, Method, Probe, Reader, StorageError};
+use cachalot_storage::{Files, Method, Probe, Reader, StorageError};
 use cachalot_text::tokenizer::MAX_FILE_BYTES;
 use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 
 use crate::disk::Disk;
+use crate::hot::HotList;
+use crate::planner::Available;
+use crate::stats::Stats;
 
 /// The tokenizer's file.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -24,6 +29,14 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Routed experts kept in memory where nothing else is asked for, in bytes: everything of a small model, and a part of
 /// the released one that leaves a machine of 32 GB its room.
 pub const DEFAULT_EXPERT_CACHE: u64 = 8 << 30;
+
+/// Memory that other programs find free, in bytes; experts are given up when it becomes less.
+pub const DEFAULT_MEMORY_FLOOR: u64 = 384 << 20;
+/// How often the machine's memory is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Rows of Engram tables and of the embedding kept in memory, in bytes: those of a prefill step, and the frequent ones.
+pub const ROW_CACHE_BYTES: usize = 64 << 20;
 
 /// What a user decides about an engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +59,10 @@ pub struct EngineOptions {
     pub guess: bool,
     /// Ends a step that waits for the disk.
     pub interrupt: Interrupt,
+    /// Directory in which it is remembered which experts were worth keeping; nothing is remembered if absent.
+    pub cache_directory: Option<PathBuf>,
+    /// When the machine has less memory than this left, experts are given up.
+    pub memory_floor: u64,
 }
 
 /// How sequences keep keys and entries.
@@ -81,6 +98,8 @@ impl Default for EngineOptions {
             policy: Policy::DEFAULT,
             guess: true,
             interrupt: Interrupt::new(),
+            cache_directory: None,
+            memory_floor: DEFAULT_MEMORY_FLOOR,
         }
     }
 }
@@ -129,12 +148,16 @@ pub struct Engine {
     model: Model,
     tokenizer: Tokenizer,
     experts: Arc<StreamedExperts>,
+    rows: Arc<CheckpointRows>,
     reader: Arc<Reader>,
     probe: Probe,
     notes: Vec<String>,
     interrupt: Interrupt,
-    abilities: Abilities,
-    label: String,
+    hot: Option<HotList>,
+    memory_floor: u64,
+    looked: Mutex<Instant>,
+    checkpoint: Arc<Checkpoint>,
+    inspection: Inspection,
     context: usize,
     threads: usize,
     isa: &'static str,
@@ -178,26 +201,49 @@ impl Engine {
             guess: options.guess,
         };
         let experts = Arc::new(StreamedExperts::new(layout, Arc::clone(&reader), stream)?);
+        let interrupt = options.interrupt.clone();
+        let rows = CheckpointRows::new(Arc::clone(&checkpoint), Arc::clone(&reader), interrupt, ROW_CACHE_BYTES)?;
+        let rows = Arc::new(rows);
         let parts = Parts {
             experts: Arc::clone(&experts) as _,
-            rows: Arc::new(CheckpointRows::new(Arc::clone(&checkpoint))?),
+            rows: Arc::clone(&rows) as _,
             compute,
             arithmetic: options.arithmetic,
             cache: options.cache.precision(architecture),
             classes,
         };
-        let mut loading = Loading { done: 0, total: Inspection::of(&checkpoint).memory.resident_bytes };
+        let inspection = Inspection::of(&checkpoint);
+        let mut loading = Loading { done: 0, total: inspection.memory.resident_bytes };
         progress(loading);
         let model = Model::load(&checkpoint, parts, &mut |bytes| {
             // A packed matrix may be a little larger than the released one.
             loading.done = (loading.done + bytes as u64).min(loading.total);
             progress(loading);
         })?;
+        let hot = options.cache_directory.as_ref().map(|directory| HotList::new(directory, &checkpoint));
+        if let Some(hot) = &hot {
+            experts.warm(&hot.read());
+        }
         let limit = config.max_position_embeddings;
         let context = options.context.map_or(limit, |context| context.min(limit));
-        let (abilities, label) = (checkpoint.abilities(), checkpoint.label().to_owned());
-        let interrupt = options.interrupt.clone();
-        Ok(Self { model, tokenizer, experts, reader, probe, notes, interrupt, abilities, label, context, threads, isa })
+        Ok(Self {
+            model,
+            tokenizer,
+            experts,
+            rows,
+            reader,
+            probe,
+            notes,
+            interrupt: options.interrupt.clone(),
+            hot,
+            memory_floor: options.memory_floor,
+            looked: Mutex::new(Instant::now()),
+            checkpoint,
+            inspection,
+            context,
+            threads,
+            isa,
+        })
     }
 
     /// The model.
@@ -222,12 +268,35 @@ impl Engine {
 
     /// What the checkpoint can do besides text.
     pub fn abilities(&self) -> Abilities {
-        self.abilities
+        self.checkpoint.abilities()
+    }
+
+    /// The figures of the checkpoint.
+    pub fn inspection(&self) -> &Inspection {
+        &self.inspection
+    }
+
+    /// Bytes of weights and caches that a decoded token behind `tokens` others reads.
+    pub fn bytes_per_token(&self, tokens: u64) -> u64 {
+        self.inspection.token.bytes() + self.checkpoint.architecture().cache_read_bytes(tokens)
+    }
+
+    /// Whether all routed experts have room in memory.
+    pub fn experts_fit(&self) -> bool {
+        self.experts.stats().slots as u64 >= self.inspection.memory.experts
+    }
+
+    /// Reads every routed expert once, so that as many are in memory as the budget allows.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn read_experts(&self) -> Result<(), ExpertError> {
+        self.experts.read_all()
     }
 
     /// Where the checkpoint is, for people.
     pub fn label(&self) -> &str {
-        &self.label
+        self.checkpoint.label()
     }
 
     /// Threads that compute.
@@ -250,9 +319,38 @@ impl Engine {
         &self.probe
     }
 
-    /// What the disk has done since the model was opened.
-    pub fn disk_activity(&self) -> Activity {
-        self.reader.activity()
+    /// What has been taken from memory and from the disk since the model was opened.
+    pub fn stats(&self) -> Stats {
+        Stats { experts: self.experts.stats(), rows: self.rows.stats(), disk: self.reader.activity() }
+    }
+
+    /// Bytes that reads in flight and kept rows take at most.
+    pub fn reading_bytes(&self) -> usize {
+        self.reader.buffer_bytes() + self.rows.capacity_bytes()
+    }
+
+    /// Remembers which experts are worth keeping, for the next start.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn remember(&self) -> std::io::Result<()> {
+        match &self.hot {
+            Some(hot) => hot.write(&self.experts.hottest()),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives experts up if the machine has become short of memory; looks at most once a second.
+    pub(crate) fn relieve(&self) {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        *looked = Instant::now();
+        if let Some(Available { bytes, .. }) = Available::now().filter(|available| available.bytes < self.memory_floor) {
+            // Half as much again, so that not every second brings another few.
+            self.experts.shrink(self.memory_floor.saturating_add(self.memory_floor / 2) - bytes);
+        }
     }
 
     /// Ends a step that waits for the disk, as if its caller had cancelled it.
@@ -273,7 +371,7 @@ impl Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Engine({}, context {}, {} threads)", self.label, self.context, self.threads)
+        write!(f, "Engine({}, context {}, {} threads)", self.label(), self.context, self.threads)
     }
 }
 

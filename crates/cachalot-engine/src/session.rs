@@ -283,7 +283,9 @@ impl Session {
             self.prefill = prefill;
         }
         let shared = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
-        if self.sequence.roll_back(shared).is_err() {
+        // A prompt that was cut off may have promised more tokens than this one has.
+        let owed = self.sequence.owed() > prompt.len();
+        if owed || self.sequence.roll_back(shared).is_err() {
             self.sequence = self.return_to(shared);
         }
         self.tokens.truncate(self.sequence.position());
@@ -330,8 +332,8 @@ impl Session {
             return Ok(true);
         }
         for chunk in prompt[first..].chunks(PREFILL_CHUNK) {
-            let last = self.tokens.len() + chunk.len() == total;
-            match self.advance(chunk, if last { LogitsOf::Last } else { LogitsOf::None }) {
+            let following = total - self.tokens.len() - chunk.len();
+            match self.advance(chunk, if following == 0 { LogitsOf::Last } else { LogitsOf::Later(following) }) {
                 Err(StepError::Cancelled) => return Ok(false),
                 advanced => advanced?,
             }
@@ -343,6 +345,7 @@ impl Session {
     }
 
     fn advance(&mut self, tokens: &[u32], logits: LogitsOf) -> Result<(), StepError> {
+        self.engine.relieve();
         let mut segments = [Segment { sequence: &mut self.sequence, tokens, embeddings: None, logits }];
         self.engine.model().advance(&mut self.work, &mut segments, None)?;
         self.tokens.extend_from_slice(tokens);

@@ -25,7 +25,5 @@ pub use index_scores::IndexQueries;
 pub use matmul::{Job, matmul, matmul_one};
 pub use matrix::{BadCode, Format, Matrix, MatrixError};
 pub use pooling::{Slot, pool};
-pub use records::{
-    decode_fp8, decode_key, decode_nvfp4, encode_fp8, encode_key, encode_mxfp4, encode_nvfp4,
-};
+pub use records::{decode_fp8, decode_key, decode_nvfp4, encode_fp8, encode_key, encode_mxfp4, encode_nvfp4};
 pub use vector::{dot, hadamard, mean_square, rms_norm, rope, swiglu};

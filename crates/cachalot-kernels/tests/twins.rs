@@ -4,8 +4,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use cachalot_kernels::{
-    Activations, AttentionScratch, Compute, Format, IndexQueries, Isa, Job, Matrix, Treatment, attend, dot, matmul,
-    matmul_one, rms_norm, swiglu,
+    Activations, AttentionScratch, Compute, Format, IndexQueries, Isa, Job, Matrix, Slot, Treatment, attend, dot,
+    matmul, matmul_one, pool, rms_norm, swiglu,
 };
 use cachalot_numerics::{bf16, e2m1, e4m3, e8m0, math, records};
 use cachalot_runtime::Pool;
@@ -233,6 +233,50 @@ proptest! {
             let mut out = vec![f32::NAN; keys];
             prepared.score(&compute, &packed, &mut out);
             prop_assert!(same(&out, &expected).is_ok(), "{}: {:?}", compute.isa().name(), same(&out, &expected));
+        }
+    }
+
+    /// Channel by channel, slot by slot; a gate of minus infinity counts for nothing.
+    #[test]
+    fn pooling_equals_its_twin(seed in any::<u64>(), slots in 1usize..20, channels in 1usize..70) {
+        let mut noise = Noise(seed);
+        let (values, mut gates) = (noise.values(slots * channels), noise.values(slots * channels));
+        gates[..channels * (slots / 2)].fill(f32::NEG_INFINITY);
+        let expected: Vec<f32> = (0..channels).map(|channel| {
+            let of = |all: &[f32]| all.iter().skip(channel).step_by(channels).copied().collect::<Vec<_>>();
+            let (values, gates) = (of(&values), of(&gates));
+            let max = gates.iter().copied().fold(f32::MIN, f32::max);
+            let weights: Vec<f32> = gates.iter().map(|gate| math::exp(gate - max)).collect();
+            let sum: f32 = weights.iter().fold(0.0, |sum, weight| sum + weight);
+            values.iter().zip(&weights).fold(0.0, |sum, (value, weight)| sum + weight * value) / sum
+        }).collect();
+        let slots: Vec<_> = values.chunks(channels).zip(gates.chunks(channels))
+            .map(|(values, gates)| Slot { values, gates }).collect();
+        for compute in computes() {
+            let mut out = vec![f32::NAN; channels];
+            pool(&compute, &slots, &mut out);
+            prop_assert!(same(&out, &expected).is_ok(), "{}: {:?}", compute.isa().name(), same(&out, &expected));
+        }
+    }
+
+    /// Inputs as the vendor rounds them, in blocks of 32 (V4.1) and 128 (V4), a ragged one at the end.
+    #[test]
+    fn rounded_inputs_equal_their_twin(seed in any::<u64>(), columns in 1usize..300, wide in any::<bool>()) {
+        let (mut noise, block) = (Noise(seed), if wide { 128 } else { 32 });
+        let weights = weights(&mut noise, Format::F32, 16, columns);
+        let x = noise.values(3 * columns);
+        let mut rounded = x.clone();
+        for block in rounded.chunks_mut(columns).flat_map(|row| row.chunks_mut(block)) {
+            let scale = records::fp8_scale(block);
+            records::round_fp8(block, scale);
+        }
+        let expected = twin(&weights, &rounded, false);
+        for compute in computes() {
+            let mut input = Activations::new();
+            input.set(&compute, &x, columns, Treatment::Fp8 { block });
+            let mut output = vec![f32::NAN; 3 * 16];
+            matmul_one(&compute, &weights.matrix, &input, &mut output);
+            prop_assert!(same(&output, &expected).is_ok(), "{}: {:?}", compute.isa().name(), same(&output, &expected));
         }
     }
 

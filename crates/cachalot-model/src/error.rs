@@ -35,19 +35,19 @@ pub enum StepError {
         /// Its index among the tokens given.
         index: usize,
     },
-    /// Decoder replay cannot restore the n-grams of a layer.
-    #[error(
-        "decoder replay is not possible: layer {layer} reads Engram behind the last KV source, layer {decoder}; use the exact prefill"
-    )]
-    ReplayUnsupported {
-        /// The Engram layer.
-        layer: usize,
-        /// First layer of the decoder half.
-        decoder: usize,
-    },
     /// Decoder replay of a model that has no decoder half.
     #[error("decoder replay is V4.1's; this model has an exact prefill only")]
     ReplayUnknown,
+    /// Logits were asked for that the sequence had been told nobody would.
+    #[error(
+        "the sequence was to reach position {owed} before any logits were wanted, and was asked at {position}: advance it by the rest of the prompt, or go back to a state kept before"
+    )]
+    Owed {
+        /// Where the sequence would have been.
+        position: usize,
+        /// Where it was to be.
+        owed: usize,
+    },
     /// The caller ended it.
     #[error("cancelled")]
     Cancelled,

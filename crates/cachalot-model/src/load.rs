@@ -81,20 +81,6 @@ pub enum LoadError {
         /// `model_type` of the config.
         architecture: &'static str,
     },
-    /// A table of hash-routed experts that names what is not there.
-    #[error(
-        "{tensor}: token {token} is sent to expert {expert}, which is {problem}; the file is damaged or belongs to another model"
-    )]
-    TokenExperts {
-        /// The tensor.
-        tensor: String,
-        /// The token.
-        token: usize,
-        /// What the table says.
-        expert: i64,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
 }
 
 /// Checks that `value` of the config's `field` is at most `limit`.

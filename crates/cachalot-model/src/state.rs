@@ -57,13 +57,15 @@ impl Layout {
     }
 }
 
-/// The state of one sequence.
-#[derive(Clone, Debug)]
+/// The state of one sequence; equal states hold the same records.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sequence {
     /// Tokens so far; the next token sits at this position.
     position: usize,
     /// Positions below this one cannot be returned to.
     floor: usize,
+    /// Where the sequence must get before logits are wanted; what only earlier ones need has been left out.
+    owed: usize,
     pub(crate) windows: Vec<RecordRing<u8>>,
     /// Of each layer, the first position whose window record exists (replay leaves out earlier ones).
     pub(crate) window_start: Vec<usize>,
@@ -73,7 +75,7 @@ pub struct Sequence {
 }
 
 /// What a layer keeps of the whole sequence.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CompressedCache {
     ratio: usize,
     /// Compressed entries.
@@ -124,6 +126,7 @@ impl Sequence {
         Self {
             position: 0,
             floor: 0,
+            owed: 0,
             windows: vec![RecordRing::new(layout.record, layout.window + ROLLBACK); layout.layers],
             window_start: vec![0; layout.layers],
             caches: caches.collect(),
@@ -139,6 +142,12 @@ impl Sequence {
     /// The earliest position that [`Sequence::roll_back`] accepts.
     pub fn floor(&self) -> usize {
         self.floor
+    }
+
+    /// The position that must be reached before logits are wanted, as [`LogitsOf::Later`](crate::LogitsOf::Later)
+    /// promised; 0 if the sequence has got there, or nothing was promised.
+    pub fn owed(&self) -> usize {
+        self.owed
     }
 
     /// Goes back to `to` tokens, as if the later ones had never been.
@@ -177,7 +186,15 @@ impl Sequence {
     /// Moves on by `count` tokens whose records have been written.
     pub(crate) fn commit(&mut self, count: usize) {
         self.position += count;
+        if self.owed <= self.position {
+            self.owed = 0;
+        }
         self.floor = self.floor.max(self.position.saturating_sub(ROLLBACK));
+    }
+
+    /// Leaves out what only logits before position `position` need.
+    pub(crate) fn owe(&mut self, position: usize) {
+        self.owed = self.owed.max(position);
     }
 
     /// Forbids returning to earlier positions: their windows are incomplete.

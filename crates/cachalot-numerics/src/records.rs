@@ -200,6 +200,30 @@ mod tests {
         assert!(back[3].is_sign_negative());
     }
 
+    /// 448 codes, 64 numbers of BF16, 7 scales and a byte that fills up; a part shorter than a group has one scale.
+    #[test]
+    fn key_records_of_the_spec() {
+        assert_eq!((key_bytes(512, 64), mxfp4_bytes(128)), (584, 68));
+        assert_eq!(key_bytes(64, 32), (32usize + 64 + 1).next_multiple_of(8));
+        let mut values = vec![0.0; 512];
+        (values[0], values[1], values[64], values[447]) = (448.0, -1.1, 1e-9, 3.0 * 2f32.powi(-10));
+        (values[448], values[511]) = (1.0 + 1.0 / 256.0, -2.0);
+        let mut record = vec![0xaa; 584];
+        encode_key(&values, 64, &mut record);
+        let [codes, pairs, scales] = key_parts(&record, 512, 64);
+        assert_eq!((codes.len(), pairs.len(), scales.len(), record[583]), (448, 128, 7, 0));
+        // Amplitude 448 needs no scale; one below 1e-4 counts as 1e-4; 3 * 2^-10 is 384 * 2^-17.
+        assert_eq!((scales[0], scales[1], scales[6]), (127, 127 - 22, 127 - 17));
+        assert_eq!((codes[0], codes[1], codes[64], codes[447]), (0x7e, e4m3::encode(-1.125), 0, e4m3::encode(384.0)));
+        assert_eq!((pairs[..2].to_vec(), pairs[126..].to_vec()), (vec![0x80, 0x3f], vec![0x00, 0xc0]));
+        let mut back = vec![1.0; 512];
+        decode_key(&record, 64, &mut back);
+        assert_eq!(
+            (back[0], back[1], back[64], back[447], back[448], back[511]),
+            (448.0, -1.125, 0.0, values[447], 1.0, -2.0)
+        );
+    }
+
     proptest! {
         #[test]
         fn quantised_values_are_fixed_points(values in prop::collection::vec(-1e4f32..1e4, 64)) {

@@ -10,6 +10,7 @@ use crate::commands::{
     forward::ForwardArgs,
     inspect::InspectArgs,
     run::RunArgs,
+    trace::TraceArgs,
 };
 
 const EXAMPLES: &str = "\
@@ -48,6 +49,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Compute logits and internal choices of token ids, for whoever checks the engine
     Forward(ForwardArgs),
+    /// Record which experts a prompt uses, and replay it under several caches
+    Trace(TraceArgs),
     /// Measure this machine's speed at what dominates
     Bench(BenchArgs),
     /// Print completions for a shell
@@ -123,6 +126,14 @@ pub struct EngineArgs {
     /// Memory for routed experts, in GB; as many as fit are kept, the others are read again when needed
     #[arg(long, value_name = "GB", value_parser = gigabytes)]
     pub expert_cache: Option<f64>,
+
+    /// Another directory with shards of the model, on another disk perhaps (repeatable): all are read at once
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub also: Vec<PathBuf>,
+
+    /// Never read experts on a guess of what the next layer will want, even where that pays
+    #[arg(long)]
+    pub no_guess: bool,
 }
 
 fn gigabytes(text: &str) -> Result<f64, String> {
@@ -155,7 +166,9 @@ impl Command {
             Self::Inspect(args) => args.json,
             Self::Bench(args) => match &args.what {
                 What::Kernels(args) => args.json,
+                What::Decode(args) | What::Prefill(args) => args.json,
             },
+            Self::Trace(args) => args.wants_json(),
             Self::Chat(_) | Self::Forward(_) | Self::Completions { .. } => false,
         }
     }

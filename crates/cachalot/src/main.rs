@@ -42,6 +42,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Chat(args) => commands::chat::chat(args),
         Command::Inspect(args) => commands::inspect::inspect(args),
         Command::Forward(args) => commands::forward::forward(args),
+        Command::Trace(args) => commands::trace::trace(args),
         Command::Bench(args) => commands::bench::bench(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,14 +1,14 @@
 //! From the command line to an open engine, with a progress bar.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use cachalot_engine::engine::DEFAULT_EXPERT_CACHE;
 use cachalot_engine::{CacheChoice, Engine, EngineOptions};
-use cachalot_storage::{Directory, Files};
+use cachalot_storage::{Files, Spread};
 
-use crate::builtin;
+use crate::{builtin, interrupt};
 use crate::cli::{Arithmetic, EngineArgs, ModelArgs};
 use crate::terminal::Bar;
 
@@ -34,7 +34,9 @@ impl Defaults {
 /// If there is no such directory, or what it holds is not complete and sound.
 pub fn directory(path: &Path, args: &EngineArgs, defaults: Defaults) -> anyhow::Result<Engine> {
     check_directory(path)?;
-    open(Arc::new(Directory::new(path)), args, defaults)
+    args.also.iter().try_for_each(|path| check_directory(path))?;
+    let paths = [path].into_iter().chain(args.also.iter().map(PathBuf::as_path));
+    open(Arc::new(Spread::new(paths)), args, defaults)
         .with_context(|| format!("cannot run the model in {}", path.display()))
 }
 
@@ -73,9 +75,31 @@ fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults) -> anyhow:
         context: args.context.map(|context| context as usize),
         expert_cache: args.expert_cache.map_or(DEFAULT_EXPERT_CACHE, |gigabytes| (gigabytes * 1e9) as u64),
         cache: args.cache.map_or(defaults.cache, CacheChoice::from),
+        guess: !args.no_guess,
+        interrupt: interrupt::handle(),
+        cache_directory: cache_directory(),
+        ..EngineOptions::default()
     };
     let mut bar = Bar::bytes("loading");
     let engine = Engine::open(files, &options, &mut |loading| bar.set(loading.done, loading.total));
     bar.clear();
-    Ok(engine?)
+    let engine = engine?;
+    engine.notes().iter().for_each(|note| eprintln!("cachalot: {note}"));
+    Ok(engine)
+}
+
+/// Where the program keeps what it may lose: `XDG_CACHE_HOME/cachalot`, or `.cache/cachalot` at home.
+fn cache_directory() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    base.map(|base| base.join("cachalot"))
+}
+
+/// Keeps what the next start profits from; that it cannot be kept is no failure.
+pub fn remember(engine: &Engine, model: &ModelArgs) {
+    if model.model.is_some()
+        && let Err(error) = engine.remember()
+    {
+        eprintln!("cachalot: the experts in use could not be noted for the next start: {error}");
+    }
 }

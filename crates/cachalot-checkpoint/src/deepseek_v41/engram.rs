@@ -47,16 +47,9 @@ impl EngramTables {
     /// # Errors
     /// If a layer's primes do not sum to the rows of its table.
     pub fn new(config: &EngramConfig) -> Result<Self, EngramError> {
-        // The spec starts the search anew for every n-gram length and skips primes that were given out: as each search
-        // takes all primes on its way, this is the same as carrying on behind the last one.
-        let mut last = config.vocab_size.saturating_sub(1);
         let mut tables = Vec::with_capacity(config.layer_ids.len());
-        for (&layer, &stored) in config.layer_ids.iter().zip(&config.num_embeddings) {
-            let mut primes = Vec::with_capacity(config.columns());
-            for _ in 0..config.columns() {
-                last = next_prime(last);
-                primes.push(last);
-            }
+        let layers = config.layer_ids.iter().zip(&config.num_embeddings);
+        for ((&layer, &stored), primes) in layers.zip(primes(config.vocab_size, config.columns())) {
             let needed = primes.iter().sum();
             if needed != stored {
                 return Err(EngramError { layer, stored, needed });
@@ -74,6 +67,11 @@ impl EngramTables {
         }
         let (heads, max_ngram, classes) = (config.n_heads, config.max_ngram_size, config.compressed_vocab_size);
         Ok(Self { tables, heads, max_ngram, classes })
+    }
+
+    /// Rows of each of `tables` tables with `columns` columns, if the search for primes starts at `vocab_size`.
+    pub fn rows(vocab_size: u64, columns: usize, tables: usize) -> Vec<u64> {
+        primes(vocab_size, columns).take(tables).map(|primes| primes.iter().sum()).collect()
     }
 
     /// One hash per Engram layer, in the order of the config.
@@ -123,6 +121,19 @@ impl EngramTables {
             }
         }
     }
+}
+
+/// The primes of one table after the other, one per column.
+///
+/// The spec starts the search anew for every n-gram length and skips primes that were given out: as each search takes
+/// all primes on its way, this is the same as carrying on behind the last one.
+fn primes(vocab_size: u64, columns: usize) -> impl Iterator<Item = Vec<u64>> {
+    let mut last = vocab_size.saturating_sub(1);
+    let mut next = move || {
+        last = next_prime(last);
+        last
+    };
+    std::iter::repeat_with(move || (0..columns).map(|_| next()).collect())
 }
 
 /// Smallest prime above `after`.

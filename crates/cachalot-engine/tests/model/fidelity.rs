@@ -1,5 +1,6 @@
 //! Every fixture, within the limits that its own noise and rounding set.
 
+use cachalot_engine::engine::CacheChoice;
 use cachalot_engine::forward::{ForwardMode, ForwardReport};
 use cachalot_model::Arithmetic;
 
@@ -164,25 +165,50 @@ fn vendor_arithmetic_equals_the_reference_with_fp8_inputs() {
 fn greedy_continuation_is_the_references() {
     use cachalot_engine::sampling::SamplingParams;
     use cachalot_engine::session::{Event, Flow, Prefill, Request, Session};
-    let fixture = Fixture::open("v41-tiny");
-    let greedy = &fixture.report["greedy"];
-    let prompt = fixture.tensors().ids(greedy["prompt"].as_str().unwrap_or("p33"));
-    let expected: Vec<u32> =
-        greedy["f32"]["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
-    let mut session = Session::new(fixture.engine(Arithmetic::Exact, 2));
-    let request = Request {
-        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
-        max_tokens: expected.len(),
-        prefill: Prefill::Exact,
-        top_logprobs: None,
-    };
-    let mut ours = Vec::new();
-    let mut on_event = |event: Event| {
-        if let Event::Token { id, .. } = event {
-            ours.push(id);
-        }
-        Flow::Continue
-    };
-    session.generate(&prompt, &request, &mut on_event).unwrap();
-    assert_eq!(ours, expected);
+    for name in ["v41-tiny", "v4-tiny"] {
+        let fixture = Fixture::open(name);
+        let greedy = &fixture.report["greedy"];
+        let prompt = fixture.tensors().ids(greedy["prompt"].as_str().unwrap_or("p33"));
+        let expected: Vec<u32> =
+            greedy["f32"]["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        let mut session = Session::new(fixture.engine(Arithmetic::Exact, 2));
+        let request = Request {
+            sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+            max_tokens: expected.len(),
+            prefill: Prefill::Exact,
+            top_logprobs: None,
+        };
+        let mut ours = Vec::new();
+        let mut on_event = |event: Event| {
+            if let Event::Token { id, .. } = event {
+                ours.push(id);
+            }
+            Flow::Continue
+        };
+        session.generate(&prompt, &request, &mut on_event).unwrap();
+        assert_eq!(ours, expected, "{name}");
+    }
+}
+
+/// The vendor's packed cache against the float32 one, over all prompts: mean KL and the largest difference of a logit, at
+/// most what is stated for the fixture, and not nothing.
+#[test]
+fn the_vendors_cache_of_v4_moves_logits_as_much_as_is_stated() {
+    for (name, most_kl, most_difference) in [("v4-tiny", 4e-3, 1.0)] {
+        let fixture = Fixture::open(name);
+        let logits = |cache: CacheChoice| {
+            let engine = fixture.engine_with(Arithmetic::Exact, cache, 2);
+            let run = |prompt: &str| {
+                let ids = fixture.tensors().ids(prompt);
+                ForwardReport::run(engine.model(), &ids, ForwardMode::Prefill, false, &mut |_| ()).unwrap()
+            };
+            fixture.prompts().into_iter().flat_map(|prompt| run(prompt).logits().to_vec()).collect::<Vec<_>>()
+        };
+        let (vendor, float32) = (logits(CacheChoice::Vendor), logits(CacheChoice::Float32));
+        let vocabulary = fixture.engine(Arithmetic::Exact, 1).model().config().vocab_size;
+        let measured = distance(&vendor, &float32, vocabulary);
+        println!("{name}: {measured:?}");
+        assert!(measured.mean_kl > 0.0 && measured.mean_kl <= most_kl, "{name}: {measured:?}");
+        assert!(measured.max_abs <= most_difference, "{name}: {measured:?}");
+    }
 }

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cachalot_engine::engine::{Engine, EngineOptions};
+use cachalot_engine::engine::{CacheChoice, Engine, EngineOptions};
 use cachalot_model::Arithmetic;
 use cachalot_storage::Directory;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
 /// The fixtures of the repository.
-pub const NAMES: [&str; 3] = ["v41-tiny", "v41-ones-first", "v41-pairs"];
+pub const NAMES: [&str; 4] = ["v41-tiny", "v41-ones-first", "v41-pairs", "v4-tiny"];
 
 pub struct Fixture {
     pub name: &'static str,
@@ -31,8 +31,13 @@ impl Fixture {
         }
     }
 
+    /// With the reference's caches.
     pub fn engine(&self, arithmetic: Arithmetic, threads: usize) -> Arc<Engine> {
-        let options = EngineOptions { arithmetic, threads: Some(threads), ..EngineOptions::default() };
+        self.engine_with(arithmetic, CacheChoice::Reference, threads)
+    }
+
+    pub fn engine_with(&self, arithmetic: Arithmetic, cache: CacheChoice, threads: usize) -> Arc<Engine> {
+        let options = EngineOptions { arithmetic, cache, threads: Some(threads), ..EngineOptions::default() };
         Arc::new(Engine::open(Arc::new(Directory::new(&self.directory)), &options, &mut |_| ()).unwrap())
     }
 

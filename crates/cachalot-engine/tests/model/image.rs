@@ -10,8 +10,8 @@ use crate::fixture::{Fixture, distance};
 fn image_spans_use_their_own_bias_and_block_the_ngrams() {
     let fixture = Fixture::open("v41-tiny");
     let (engine, tensors) = (fixture.engine(Arithmetic::Exact, 2), fixture.tensors());
-    let config = engine.model().config();
     let checkpoint = Checkpoint::open(std::sync::Arc::new(Directory::new(&fixture.directory))).unwrap();
+    let config = checkpoint.architecture().deepseek_v41().unwrap();
     let (ids, aligned) = (tensors.ids("image"), tensors.f32("image.f32.aligner_out"));
     let special = ["image_start", "image_newline", "image_end"].map(|name| checkpoint.vector(name).unwrap());
     let mut rows = aligned.chunks(config.hidden_size);

@@ -3,4 +3,5 @@
 mod fidelity;
 mod fixture;
 mod image;
+mod reach;
 mod state;

@@ -80,6 +80,25 @@ fn a_session_survives_being_stopped_while_it_reads() {
 }
 
 #[test]
+fn another_prompt_than_the_one_that_was_stopped_is_answered_right() {
+    let engine = engine("fixtures/v41-pairs");
+    let prompt = ids(600, 0);
+    let others =
+        [prompt[..300].to_vec(), [&prompt[..500], &ids(9, 3)].concat(), [&prompt[..400], &ids(300, 2)].concat()];
+    for other in others {
+        let mut session = Session::new(Arc::clone(&engine));
+        let stop = &mut |event: Event<'_>| match event {
+            Event::Prefill { done: 0, .. } => Flow::Continue,
+            _ => Flow::Cancel,
+        };
+        session.generate(&prompt, &greedy(4, Prefill::Exact), stop).expect("it stops");
+        let (after, _) = generate(&mut session, &other, &greedy(4, Prefill::Exact));
+        let (fresh, _) = generate(&mut Session::new(Arc::clone(&engine)), &other, &greedy(4, Prefill::Exact));
+        assert_eq!(after, fresh, "{} tokens", other.len());
+    }
+}
+
+#[test]
 fn a_session_survives_being_stopped_while_it_answers() {
     let engine = engine("fixtures/v41-tiny");
     let mut session = Session::new(Arc::clone(&engine));

@@ -103,8 +103,12 @@ impl<'a> Job<'a> {
 pub fn matmul(compute: &Compute, jobs: &mut [Job<'_>]) {
     let jobs = &*jobs;
     let units: usize = jobs.iter().map(|job| job.tasks(1)).sum();
-    let per_task = units / (TASKS * compute.pool().threads());
-    let per_task = (per_task / STRIPS[0] * STRIPS[0]).clamp(STRIPS[0], STRIPS[1]);
+    let threads = compute.pool().threads();
+    let per_task = match units / (TASKS * threads) / STRIPS[0] * STRIPS[0] {
+        // So few strips that some threads would have none.
+        0 => (units / threads).clamp(1, STRIPS[0]),
+        strips => strips.min(STRIPS[1]),
+    };
     let total = jobs.iter().map(|job| job.tasks(per_task)).sum();
     let work: usize = jobs.iter().map(Job::work).sum();
     let run = |mut index: usize| {

@@ -23,7 +23,13 @@ impl Model {
         trunk.project_heads(&weights.attention, &mut work.attention, index_queries);
         let angles = &work.angles[self.rope(layer)];
         trunk.rotate_heads(angles, true, &mut work.attention);
-        trunk.write_window(layer, &weights.attention, angles, &mut work.attention, &mut work.window_records);
+        trunk.write_window(
+            &weights.attention,
+            angles,
+            &mut work.attention,
+            &work.rows,
+            work.window_records.of_mut(layer),
+        );
         if let Some(compressed) = &weights.compressed {
             self.compress(compressed, work, segments);
             if compressed.indexer.is_some() {
@@ -61,14 +67,7 @@ impl Model {
     }
 
     /// Selects for every row the entries that it attends to; `scored` if not all rows see all of theirs.
-    fn select(
-        &self,
-        layer: usize,
-        compressed: &Compressed,
-        scored: bool,
-        work: &mut Workspace,
-        segments: &[Segment],
-    ) {
+    fn select(&self, layer: usize, compressed: &Compressed, scored: bool, work: &mut Workspace, segments: &[Segment]) {
         let (rows, pool, limit) = (&work.rows, self.trunk.compute.pool(), self.config.index_topk);
         let visible = |row: usize| self.visible(layer, rows[row].position);
         let IndexBuffers { queries, head_weights, packed, selection, lanes } = &mut work.index;
@@ -80,7 +79,8 @@ impl Model {
         let (codec, transform) = (self.codecs.index_key, self.codecs.transform);
         let scorer = self.trunk.prepare_index(&work.angles[1], codec, transform, queries, head_weights, packed);
         let select = |row: usize, chosen: &mut _, lane: &mut IndexLane, shared: bool| {
-            let (visible, keys) = (visible(row), &segments[rows[row].segment].sequence.caches[compressed.cache].index_keys);
+            let (visible, keys) =
+                (visible(row), &segments[rows[row].segment].sequence.caches[compressed.cache].index_keys);
             if visible > limit {
                 scorer.score_all(row, keys, visible, shared, lane);
                 choose(&lane.scores, 0..visible, limit, &mut lane.order, chosen);
@@ -101,7 +101,7 @@ impl Model {
 
     fn attend(&self, layer: usize, most: usize, work: &mut Workspace, segments: &[Segment]) {
         let (rows, selection, weights) = (&work.rows, &work.index.selection, &self.layers[layer]);
-        let step = Step { layer, rows, spans: &work.spans, window_records: &work.window_records, segments };
+        let step = Step { layer, rows, spans: &work.spans, window_records: work.window_records.of(layer), segments };
         let entries_of = |row: usize| match &weights.compressed {
             None => Entries::None,
             Some(compressed) => {

@@ -15,15 +15,14 @@ impl Model {
     ) -> Result<&'w [f32], StepError> {
         self.trunk.check(segments)?;
         self.trunk.begin(work, segments);
-        let outcome = self
-            .trunk
-            .embed(work, segments)
-            .and_then(|()| self.run_layers(work, segments, trace.as_deref_mut()));
+        self.expect_experts(work);
+        let outcome =
+            self.trunk.embed(work, segments).and_then(|()| self.run_layers(work, segments, trace.as_deref_mut()));
         if let Err(error) = outcome {
             self.trunk.undo(segments);
             return Err(error);
         }
-        self.trunk.commit_windows(0..self.layers.len(), work, segments);
+        self.trunk.commit_windows(work, segments, |_, _, span| span.count);
         work.v4.commit(&work.spans, segments);
         for (segment, span) in segments.iter_mut().zip(&work.spans) {
             segment.sequence.commit(span.count);
@@ -31,7 +30,7 @@ impl Model {
         if let Some(trace) = trace {
             trace.record_streams(self.layers.len(), &work.streams);
         }
-        if segments.iter().any(|segment| segment.logits != LogitsOf::None) {
+        if segments.iter().any(|segment| matches!(segment.logits, LogitsOf::Last | LogitsOf::All)) {
             self.trunk.mix_head(&self.head_site, work);
         }
         self.trunk.logits(work, segments);

@@ -56,14 +56,10 @@ struct Codecs {
 impl Codecs {
     fn new(precision: CachePrecision, config: &Config) -> Self {
         match precision {
-            CachePrecision::Vendor => Self {
-                key: Codec::Key { rotary: config.qk_rope_head_dim },
-                index_key: Codec::Mxfp4,
-                transform: true,
-            },
-            CachePrecision::Float32 => {
-                Self { key: Codec::Float32, index_key: Codec::Float32, transform: false }
+            CachePrecision::Vendor => {
+                Self { key: Codec::Key { rotary: config.qk_rope_head_dim }, index_key: Codec::Mxfp4, transform: true }
             }
+            CachePrecision::Float32 => Self { key: Codec::Float32, index_key: Codec::Float32, transform: false },
         }
     }
 }

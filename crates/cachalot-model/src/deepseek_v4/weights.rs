@@ -2,11 +2,10 @@
 //!
 //! Follows spec section 2.3. Matrices are `[out, in]`.
 
+use cachalot_checkpoint::CheckpointError;
 use cachalot_checkpoint::deepseek_v4::{Config, Role, Routing};
-use cachalot_checkpoint::{Checkpoint, CheckpointError};
 use cachalot_kernels::Matrix;
 
-use crate::load::LoadError;
 use crate::shared::weights::{Attention, HyperConnection, Indexer, Reader, SharedExpert};
 
 pub(super) struct Layer {
@@ -64,7 +63,7 @@ pub(super) enum Choice {
 
 impl Layer {
     /// Reads layer `layer`; `reader` stands at its prefix, `cache` is the number of its compressed cache, if any.
-    pub fn read(reader: &mut Reader, config: &Config, layer: usize, cache: usize) -> Result<Self, LoadError> {
+    pub fn read(reader: &mut Reader, config: &Config, layer: usize, cache: usize) -> Result<Self, CheckpointError> {
         let plan = &config.layers[layer];
         Ok(Self {
             attention_site: reader.site("hc_attn")?,
@@ -79,7 +78,7 @@ impl Layer {
                     Routing::Scored => Choice::Scores(reader.vector("ffn.gate.bias")?),
                     Routing::Hashed => {
                         let name = format!("{}ffn.gate.tid2eid", reader.prefix);
-                        Choice::Table(token_experts(reader.checkpoint, &name, config.n_routed_experts)?)
+                        Choice::Table(reader.checkpoint.token_experts(&name, config.n_routed_experts)?)
                     }
                 },
                 shared: reader.shared_expert()?,
@@ -131,40 +130,5 @@ impl Compressor {
     /// Values, and gates, of one token.
     pub fn width(&self) -> usize {
         self.series * self.dim()
-    }
-}
-
-/// The experts of every token id, `[vocabulary, top_k]`: below `experts`, and distinct in a row.
-fn token_experts(checkpoint: &Checkpoint, name: &str, experts: usize) -> Result<Vec<u16>, LoadError> {
-    let tensor = checkpoint.tensor(name)?;
-    let (_, row_bytes) = tensor.rows()?;
-    let top_k = (row_bytes / tensor.dtype.bytes()) as usize;
-    let mut table: Vec<u16> = Vec::new();
-    let count = (tensor.bytes / tensor.dtype.bytes()) as usize;
-    let memory = || CheckpointError::Memory { tensor: name.to_owned(), bytes: tensor.bytes };
-    table.try_reserve_exact(count).map_err(|_| memory())?;
-    let mut wrong = None;
-    checkpoint.for_each_strip(tensor, 1, |first, rows| {
-        for (row, ids) in rows.as_chunks::<8>().0.chunks_exact(top_k).enumerate() {
-            let start = table.len();
-            for &bytes in ids {
-                let expert = i64::from_le_bytes(bytes);
-                let known = u16::try_from(expert).ok().filter(|&expert| usize::from(expert) < experts);
-                let problem = match known {
-                    Some(expert) if !table[start..].contains(&expert) => None,
-                    Some(_) => Some("named twice"),
-                    None => Some("none of the layer's"),
-                };
-                wrong = wrong.or(problem.map(|problem| (first + row, expert, problem)));
-                table.push(known.unwrap_or(0));
-            }
-        }
-        Ok(())
-    })?;
-    match wrong {
-        None => Ok(table),
-        Some((token, expert, problem)) => {
-            Err(LoadError::TokenExperts { tensor: name.to_owned(), token, expert, problem })
-        }
     }
 }

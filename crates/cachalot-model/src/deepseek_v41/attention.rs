@@ -17,8 +17,9 @@ impl Model {
         self.trunk.project_heads(&weights.attention, &mut work.attention, indexer);
         let angles = &work.angles[self.rope(layer)];
         self.trunk.rotate_heads(angles, false, &mut work.attention);
-        self.trunk.write_window(layer, &weights.attention, angles, &mut work.attention, &mut work.window_records);
-        if weights.compressor.is_some() && !work.v41.global.appended {
+        let records = work.window_records.of_mut(layer);
+        self.trunk.write_window(&weights.attention, angles, &mut work.attention, &work.rows, records);
+        if !std::mem::take(&mut work.v41.global.appended) {
             self.append_global(layer, work, segments);
         }
         if weights.indexer.is_some() {
@@ -35,7 +36,8 @@ impl Model {
         work.inputs.set(&trunk.compute, &work.x, config.hidden_size, trunk.dense);
         let inputs = &work.inputs;
         let mut jobs = latent_jobs(&weights.attention, inputs, &mut work.attention);
-        if let Some(compressor) = &weights.compressor {
+        // What appended groups were made of is kept until the step is committed.
+        if let Some(compressor) = weights.compressor.as_ref().filter(|_| !work.v41.global.appended) {
             let halves = halves_of(&mut work.v41.global.halves, self.source_index(layer));
             let values = sized(&mut halves.values, rows * config.head_dim);
             jobs.push(Job::whole(&compressor.wkv, inputs.plain(), values));
@@ -54,7 +56,7 @@ impl Model {
 
     fn attend(&self, layer: usize, work: &mut Workspace, segments: &[Segment]) {
         let (rows, selection) = (&work.rows, &work.index.selection);
-        let step = Step { layer, rows, spans: &work.spans, window_records: &work.window_records, segments };
+        let step = Step { layer, rows, spans: &work.spans, window_records: work.window_records.of(layer), segments };
         let source = self.config.layers[layer].kv_source.map(|owner| self.source_index(owner));
         let entries_of = |row: usize| match source {
             Some(source) => {

@@ -1,10 +1,9 @@
 //! The forward pass (spec sections 3.4, 3.5, 3.12): a step over the tokens of one or several sequences.
 
-use std::ops::Range;
-
+use super::reach::Reach;
 use super::{IMAGE_CLASS, Model};
 use crate::error::StepError;
-use crate::step::{Segment, Workspace};
+use crate::step::{LogitsOf, Segment, Workspace};
 use crate::trace::Trace;
 
 impl Model {
@@ -13,30 +12,44 @@ impl Model {
         &self,
         work: &'w mut Workspace,
         segments: &mut [Segment],
-        mut trace: Option<&mut Trace>,
+        trace: Option<&mut Trace>,
     ) -> Result<&'w [f32], StepError> {
+        // Whoever records internal choices wants those of every row.
+        let reach = if trace.is_some() { Reach::Whole } else { Reach::Exact };
+        self.step(reach, work, segments, trace)?;
+        Ok(&work.logits)
+    }
+
+    /// One step in which each layer computes the rows within its reach.
+    pub(super) fn step(
+        &self,
+        reach: Reach,
+        work: &mut Workspace,
+        segments: &mut [Segment],
+        mut trace: Option<&mut Trace>,
+    ) -> Result<(), StepError> {
         self.trunk.check(segments)?;
+        self.check_owed(reach, segments)?;
         self.begin(work, segments);
-        let layers = 0..self.layers.len();
-        let outcome = self
-            .embed(work, segments)
-            .and_then(|()| self.run_layers(layers.clone(), work, segments, trace.as_deref_mut()));
+        self.expect_rows(work, segments);
+        let outcome =
+            self.embed(work, segments).and_then(|()| self.run_layers(reach, work, segments, trace.as_deref_mut()));
         if let Err(error) = outcome {
             self.trunk.undo(segments);
             return Err(error);
         }
-        self.trunk.commit_windows(layers, work, segments);
+        self.trunk.commit_windows(work, segments, |layer, segment, span| self.within(reach, layer, segment, span));
         self.commit_pending(work, segments);
         self.commit_tokens(work, segments);
         if let Some(trace) = trace {
             trace.record_streams(self.layers.len(), &work.streams);
         }
         self.trunk.logits(work, segments);
-        Ok(&work.logits)
+        Ok(())
     }
 
     /// Lays out the rows of this step, their angles and their n-gram classes.
-    pub(super) fn begin(&self, work: &mut Workspace, segments: &[Segment]) {
+    fn begin(&self, work: &mut Workspace, segments: &[Segment]) {
         self.trunk.begin(work, segments);
         let class = |token: u32| self.classes.get(token as usize).copied().unwrap_or(0);
         work.v41.classes.clear();
@@ -44,7 +57,7 @@ impl Model {
     }
 
     /// Streams of the embedded tokens; the first site reads stream 0.
-    pub(super) fn embed(&self, work: &mut Workspace, segments: &[Segment]) -> Result<(), StepError> {
+    fn embed(&self, work: &mut Workspace, segments: &[Segment]) -> Result<(), StepError> {
         self.trunk.embed(work, segments)?;
         let streams = self.config.hc_mult;
         work.pre.clear();
@@ -52,20 +65,23 @@ impl Model {
         Ok(())
     }
 
-    /// Runs layers of all rows. A sublayer reads the streams by the mix of the site before it.
-    pub(super) fn run_layers(
+    /// Runs all layers, each over the rows within reach. A sublayer reads the streams by the mix of the site before it.
+    fn run_layers(
         &self,
-        layers: Range<usize>,
+        reach: Reach,
         work: &mut Workspace,
         segments: &mut [Segment],
         mut trace: Option<&mut Trace>,
     ) -> Result<(), StepError> {
-        for layer in layers {
+        for (layer, weights) in self.layers.iter().enumerate() {
             if let Some(trace) = trace.as_deref_mut() {
                 trace.record_streams(layer, &work.streams);
             }
-            let weights = &self.layers[layer];
             self.engram(layer, work, segments, trace.as_deref_mut())?;
+            self.narrow(reach, layer, work, segments);
+            if work.rows.is_empty() {
+                break;
+            }
 
             self.trunk.mix(&weights.attention_site, work);
             self.trunk.collapse(&weights.attention_norm, work);
@@ -76,11 +92,21 @@ impl Model {
 
             self.trunk.mix(&weights.ffn_site, work);
             self.trunk.collapse(&weights.ffn_norm, work);
-            self.moe(layer, work, trace.as_deref_mut())?;
+            let next_rows = self.rows_behind(reach, layer, work, segments);
+            self.moe(layer, next_rows, work, trace.as_deref_mut())?;
             self.trunk.expand(work);
             self.trunk.hand_over(work);
         }
         Ok(())
+    }
+
+    /// How many of the step's rows will pass through the layer behind `layer`.
+    fn rows_behind(&self, reach: Reach, layer: usize, work: &Workspace, segments: &[Segment]) -> usize {
+        if layer + 1 == self.layers.len() {
+            return 0;
+        }
+        let spans = work.spans.iter().zip(segments);
+        spans.map(|(span, segment)| self.within(reach, layer + 2, segment, span)).sum()
     }
 
     fn record_selection(&self, layer: usize, work: &Workspace, trace: Option<&mut Trace>) {
@@ -91,19 +117,22 @@ impl Model {
     }
 
     /// Keeps the halves of groups that the step left incomplete (and those a rollback may return to).
-    pub(super) fn commit_pending(&self, work: &Workspace, segments: &mut [Segment]) {
+    fn commit_pending(&self, work: &Workspace, segments: &mut [Segment]) {
         for (segment, span) in segments.iter_mut().zip(&work.spans) {
             work.v41.global.commit_pending(*span, segment.sequence, self.config.head_dim);
         }
     }
 
     /// Moves the sequences on by the step's tokens.
-    pub(super) fn commit_tokens(&self, work: &Workspace, segments: &mut [Segment]) {
+    fn commit_tokens(&self, work: &Workspace, segments: &mut [Segment]) {
         for (segment, span) in segments.iter_mut().zip(&work.spans) {
             for offset in 0..span.count {
                 segment.sequence.set_class(span.start + offset, work.v41.classes[span.first_row + offset]);
             }
             segment.sequence.commit(span.count);
+            if let LogitsOf::Later(following) = segment.logits {
+                segment.sequence.owe(segment.sequence.position() + following);
+            }
         }
     }
 }

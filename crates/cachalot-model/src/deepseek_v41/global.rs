@@ -23,8 +23,8 @@ pub(super) struct GlobalBuffers {
     index_raw: Vec<f32>,
     index_keys: Vec<f32>,
     angles: Angles,
-    candidates: Candidates,
-    /// The step's groups have been appended before (decoder replay).
+    pub candidates: Candidates,
+    /// The layer's groups have been appended before, for more rows than are left.
     pub appended: bool,
 }
 
@@ -62,7 +62,8 @@ impl GlobalBuffers {
             if ring.bytes() == 0 {
                 continue;
             }
-            for offset in span.count.saturating_sub(ROLLBACK + 1)..span.count {
+            // As many as the ring holds: equal sequences have equal states, however they came about.
+            for offset in span.count.saturating_sub(ROLLBACK + 2)..span.count {
                 let position = span.start + offset;
                 if position.is_multiple_of(2) {
                     let row = (span.first_row + offset) * dim;
@@ -170,12 +171,8 @@ impl Model {
         let scorer = self.trunk.prepare_index(&work.angles[1], INDEX_KEY, false, queries, head_weights, packed);
         let plan = &config.layers[layer];
         let (Some(owner), ratio) = (plan.kv_source, plan.ratio) else { return };
-        let chooser = Chooser {
-            config,
-            scorer,
-            publishes: plan.is_candidate_source,
-            restricted: plan.candidates_from.is_some(),
-        };
+        let chooser =
+            Chooser { config, scorer, publishes: plan.is_candidate_source, restricted: plan.candidates_from.is_some() };
         let source = self.source_index(owner);
         let (rows, candidates) = (&work.rows, &mut work.v41.global.candidates);
         selection.reset(rows.len(), config.index_topk);

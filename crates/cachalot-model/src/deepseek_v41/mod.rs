@@ -9,6 +9,7 @@ mod forward;
 mod global;
 mod load;
 mod moe;
+mod reach;
 mod replay;
 mod weights;
 

@@ -4,7 +4,8 @@
 //! Which compressed entries a query sees is the architecture's business; it says so with [`Entries`].
 
 use cachalot_kernels::{
-    AttentionScratch, Compute, Job, Matrix, Treatment, attend, matmul, matmul_one, mean_square, rms_norm, rope};
+    AttentionScratch, Compute, Job, Matrix, Treatment, attend, matmul, matmul_one, mean_square, rms_norm, rope,
+};
 use smallvec::SmallVec;
 
 use super::buffer::{sized, split_pieces};
@@ -33,6 +34,8 @@ pub struct AttentionBuffers {
     q: Vec<f32>,
     kv_raw: Vec<f32>,
     kv: Vec<f32>,
+    /// Window records, `[rows, record]`.
+    packed: Vec<u8>,
     /// `[rows, heads, head_dim]`
     heads: Vec<f32>,
     /// `[groups, rows, heads / groups * head_dim]`
@@ -130,6 +133,7 @@ pub struct Step<'a> {
     pub layer: usize,
     pub rows: &'a [Row],
     pub spans: &'a [Span],
+    /// Window records of the layer, by slot.
     pub window_records: &'a [u8],
     pub segments: &'a [Segment<'a>],
 }
@@ -148,7 +152,12 @@ impl Trunk {
 
     /// Query heads from the query latent, and index queries where there is an indexer (`index`: its `wq_b`, and where
     /// they go). Heads are not yet rotated.
-    pub fn project_heads(&self, weights: &Attention, buffers: &mut AttentionBuffers, index: Option<(&Matrix, &mut Vec<f32>)>) {
+    pub fn project_heads(
+        &self,
+        weights: &Attention,
+        buffers: &mut AttentionBuffers,
+        index: Option<(&Matrix, &mut Vec<f32>)>,
+    ) {
         let input = buffers.latent.quantised();
         let rows = input.tokens();
         let mut jobs = Jobs::new();
@@ -175,11 +184,18 @@ impl Trunk {
         });
     }
 
-    /// Normalises, rotates and packs the window key of every row.
-    pub fn write_window(&self, layer: usize, weights: &Attention, angles: &Angles, buffers: &mut AttentionBuffers, records: &mut [u8]) {
+    /// Normalises, rotates and packs the window key of every row, into its slot of the layer's `records`.
+    pub fn write_window(
+        &self,
+        weights: &Attention,
+        angles: &Angles,
+        buffers: &mut AttentionBuffers,
+        rows: &[Row],
+        records: &mut [u8],
+    ) {
         let dim = self.config.head_dim;
         let plain = dim - self.config.qk_rope_head_dim;
-        let AttentionBuffers { kv_raw, kv, .. } = buffers;
+        let AttentionBuffers { kv_raw, kv, packed, .. } = buffers;
         sized(kv, kv_raw.len());
         self.compute.pool().run_pieces(kv, dim, |row, out| {
             let raw = &kv_raw[row * dim..(row + 1) * dim];
@@ -188,11 +204,13 @@ impl Trunk {
             rope(&mut out[plain..], cos, sin, false);
         });
         let size = self.window_record();
-        let layer_bytes = kv.len() / dim * size;
-        let records = &mut records[layer * layer_bytes..(layer + 1) * layer_bytes];
-        self.compute.pool().run_pieces(records, size, |row, record| {
+        sized(packed, rows.len() * size);
+        self.compute.pool().run_pieces(packed, size, |row, record| {
             self.window.encode(&self.compute, &kv[row * dim..(row + 1) * dim], record);
         });
+        for (row, record) in rows.iter().zip(packed.chunks_exact(size)) {
+            records[row.slot * size..][..size].copy_from_slice(record);
+        }
     }
 
     /// Attends for every row, over its window and what `entries_of` says (records of the form `entry`), and rotates the
@@ -207,7 +225,8 @@ impl Trunk {
         entries_at_most: usize,
         entries_of: impl Fn(usize) -> Entries<'a> + Sync,
     ) {
-        let (dim, heads, rotary) = (self.config.head_dim, self.config.num_attention_heads, self.config.qk_rope_head_dim);
+        let (dim, heads, rotary) =
+            (self.config.head_dim, self.config.num_attention_heads, self.config.qk_rope_head_dim);
         let (compute, pool) = (&self.compute, self.compute.pool());
         let scale = 1.0 / (dim as f32).sqrt();
         let keys_of = |row: usize| self.keys_of(step, row, entry, entries_of(row));
@@ -264,7 +283,7 @@ impl Trunk {
         let Row { segment, position, .. } = step.rows[row];
         let (span, sequence) = (step.spans[segment], &*step.segments[segment].sequence);
         let record = self.window_record();
-        let base = (step.layer * step.rows.len() + span.first_row) * record;
+        let base = span.first_row * record;
         let first = self.window_from(step.layer, position, sequence);
         Keys {
             codecs: [self.window, entry],

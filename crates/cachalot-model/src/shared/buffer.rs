@@ -6,6 +6,15 @@ pub fn sized<T: Copy + Default>(buffer: &mut Vec<T>, length: usize) -> &mut [T] 
     buffer
 }
 
+/// Keeps, of the `rows` equal rows of `buffer`, those at the indices `kept`, ascending.
+pub fn keep_rows<T: Copy>(buffer: &mut Vec<T>, rows: usize, kept: &[usize]) {
+    let width = buffer.len() / rows.max(1);
+    for (place, &row) in kept.iter().enumerate() {
+        buffer.copy_within(row * width..(row + 1) * width, place * width);
+    }
+    buffer.truncate(kept.len() * width);
+}
+
 /// Cuts a slice in consecutive pieces of the given lengths; a piece that does not fit is cut short.
 pub fn split_pieces<T>(mut rest: &mut [T], lengths: impl Iterator<Item = usize>) -> impl Iterator<Item = &mut [T]> {
     lengths.map(move |length| {

@@ -97,21 +97,26 @@ pub fn collapse(streams: &[f32], pre: &[f32], out: &mut [f32]) {
     }
 }
 
+/// Columns that [`expand`] treats together: whole vectors, and little enough for the nearest cache.
+const COLUMNS: usize = 16;
+
 /// Replaces the streams `[S, D]` by `post[k] * output + sum over j of comb[j][k] * streams[j]` (for each `k`).
 pub fn expand(streams: &mut [f32], output: &[f32], mix: &Mix) {
     let dim = output.len();
     let count = streams.len() / dim;
-    for (d, &y) in output.iter().enumerate() {
-        let mut old = [0.0; MAX_STREAMS];
-        for (j, value) in old.iter_mut().enumerate().take(count) {
-            *value = streams[j * dim + d];
+    let mut old = [[0.0; COLUMNS]; MAX_STREAMS];
+    for (block, y) in output.chunks(COLUMNS).enumerate() {
+        let start = block * COLUMNS;
+        for (old, stream) in old.iter_mut().zip(streams.chunks_exact(dim)) {
+            old[..y.len()].copy_from_slice(&stream[start..start + y.len()]);
         }
-        for k in 0..count {
-            let mut sum = mix.comb[0][k] * old[0];
-            for (j, value) in old.iter().enumerate().take(count).skip(1) {
-                sum += mix.comb[j][k] * value;
+        for (k, stream) in streams.chunks_exact_mut(dim).enumerate() {
+            let mut sums = old[0].map(|value| mix.comb[0][k] * value);
+            for (old, comb) in old[1..count].iter().zip(&mix.comb[1..]) {
+                sums.iter_mut().zip(old).for_each(|(sum, value)| *sum += comb[k] * value);
             }
-            streams[k * dim + d] = mix.post[k] * y + sum;
+            let out = &mut stream[start..start + y.len()];
+            out.iter_mut().zip(y).zip(sums).for_each(|((out, y), sum)| *out = mix.post[k] * y + sum);
         }
     }
 }

@@ -59,7 +59,8 @@ impl Trunk {
         head_weights: &'a mut [f32],
         packed: &'a mut Vec<u8>,
     ) -> Scorer<'a> {
-        let (heads, dim, rotary) = (self.config.index_n_heads, self.config.index_head_dim, self.config.qk_rope_head_dim);
+        let (heads, dim, rotary) =
+            (self.config.index_n_heads, self.config.index_head_dim, self.config.qk_rope_head_dim);
         let pool = self.compute.pool();
         pool.run_pieces(queries, heads * dim, |row, queries| {
             let (cos, sin) = angles.of(row);

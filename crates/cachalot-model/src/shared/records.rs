@@ -15,6 +15,14 @@ pub struct RecordPages {
     pages: Vec<Arc<[u8]>>,
 }
 
+impl PartialEq for RecordPages {
+    /// The same records; what pages hold behind them does not count.
+    fn eq(&self, other: &Self) -> bool {
+        let same = |index| self.get(index) == other.get(index);
+        (self.record, self.length) == (other.record, other.length) && (0..self.length).all(same)
+    }
+}
+
 impl RecordPages {
     /// An empty store of records of `record` bytes.
     pub fn new(record: usize) -> Self {
@@ -64,7 +72,7 @@ impl RecordPages {
 }
 
 /// The newest records of a sequence, one per position, in `capacity` slots of `record` elements.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RecordRing<T> {
     record: usize,
     slots: Vec<T>,

@@ -1,5 +1,7 @@
 //! Choosing the best entries and blocks, with ties going to the lower index (spec section 3.8, steps 4 to 6).
 
+use super::buffer::keep_rows;
+
 /// A list of at most `limit` ids per row, ascending.
 pub struct Lists {
     limit: usize,
@@ -31,6 +33,14 @@ impl Lists {
         self.counts.clear();
         self.counts.resize(rows, 0);
         self.ids.resize(rows * self.limit, 0);
+    }
+
+    /// Keeps the lists of the rows `kept`, ascending, of `rows` rows; nothing to keep where there are no such lists.
+    pub fn keep(&mut self, rows: usize, kept: &[usize]) {
+        if self.counts.len() == rows {
+            keep_rows(&mut self.ids, rows, kept);
+            keep_rows(&mut self.counts, rows, kept);
+        }
     }
 
     /// Rows that have a list.

@@ -3,7 +3,6 @@
 //! Owns the parts of a step that read and write the same way in both generations; the order in which they follow each
 //! other is the architecture's (its `forward.rs`).
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use cachalot_checkpoint::{CheckpointError, family};
@@ -113,14 +112,9 @@ impl Trunk {
             work.spans.push(Span { first_row: work.rows.len(), count: segment.tokens.len(), start });
             for (offset, &token) in segment.tokens.iter().enumerate() {
                 let image = Some(token) == self.image_token;
-                work.rows.push(Row { segment: index, position: start + offset, token, image });
+                work.rows.push(Row { segment: index, slot: work.rows.len(), position: start + offset, token, image });
             }
         }
-        self.begin_rows(work);
-    }
-
-    /// Prepares everything that depends on the rows' positions only.
-    pub fn begin_rows(&self, work: &mut Workspace) {
         for (angles, table) in work.angles.iter_mut().zip(&self.ropes) {
             let pairs = table.pairs();
             angles.pairs = pairs;
@@ -132,8 +126,7 @@ impl Trunk {
                 table.angles(row.position, cos, sin);
             }
         }
-        let records = self.config.num_hidden_layers * work.rows.len() * self.window_record();
-        sized(&mut work.window_records, records);
+        work.window_records.begin(self.config.num_hidden_layers, work.rows.len(), self.window_record());
     }
 
     /// Token embeddings (or an image's rows) copied to all streams.
@@ -247,15 +240,23 @@ impl Trunk {
         segments.iter_mut().for_each(|segment| segment.sequence.cut_off());
     }
 
-    /// Moves the step's window records of `layers` to the sequences' rings.
-    pub fn commit_windows(&self, layers: Range<usize>, work: &Workspace, segments: &mut [Segment]) {
+    /// Moves the step's window records to the sequences' rings: of each layer and segment those of the `written` last
+    /// rows.
+    pub fn commit_windows(
+        &self,
+        work: &Workspace,
+        segments: &mut [Segment],
+        written: impl Fn(usize, &Segment, &Span) -> usize,
+    ) {
         let size = self.window_record();
         for (segment, span) in segments.iter_mut().zip(&work.spans) {
-            for layer in layers.clone() {
+            for layer in 0..self.config.num_hidden_layers {
+                let records = work.window_records.of(layer);
+                let written = written(layer, segment, span);
                 let ring = &mut segment.sequence.windows[layer];
-                for offset in span.count.saturating_sub(ring.capacity())..span.count {
-                    let start = (layer * work.rows.len() + span.first_row + offset) * size;
-                    ring.get_mut(span.start + offset).copy_from_slice(&work.window_records[start..start + size]);
+                for offset in span.count - written.min(span.count).min(ring.capacity())..span.count {
+                    let start = (span.first_row + offset) * size;
+                    ring.get_mut(span.start + offset).copy_from_slice(&records[start..start + size]);
                 }
             }
         }
@@ -267,14 +268,13 @@ impl Trunk {
         let width = count * hidden;
         let mut wanted = std::mem::take(&mut work.wanted);
         wanted.clear();
-        for (span, segment) in work.spans.iter().zip(segments) {
-            let skip = match segment.logits {
-                LogitsOf::None => span.count,
-                LogitsOf::Last => span.count.saturating_sub(1),
-                LogitsOf::All => 0,
-            };
-            wanted.extend(span.first_row + skip..span.first_row + span.count);
-        }
+        let rows = work.rows.iter().enumerate();
+        let rows = rows.filter(|(_, row)| match segments[row.segment].logits {
+            LogitsOf::None | LogitsOf::Later(_) => false,
+            LogitsOf::Last => row.position + 1 == work.spans[row.segment].end(),
+            LogitsOf::All => true,
+        });
+        wanted.extend(rows.map(|(index, _)| index));
         sized(&mut work.collapsed, wanted.len() * hidden);
         sized(&mut work.x, wanted.len() * hidden);
         for (out, &row) in work.collapsed.chunks_exact_mut(hidden).zip(&wanted) {

@@ -106,10 +106,7 @@ impl Reader<'_> {
 
     /// Queries of the indexer.
     pub fn indexer(&mut self) -> Result<Indexer, CheckpointError> {
-        Ok(Indexer {
-            wq_b: self.matrix("attn.indexer.wq_b")?,
-            weights_proj: self.matrix("attn.indexer.weights_proj")?,
-        })
+        Ok(Indexer { wq_b: self.matrix("attn.indexer.wq_b")?, weights_proj: self.matrix("attn.indexer.weights_proj")? })
     }
 
     /// The shared expert.

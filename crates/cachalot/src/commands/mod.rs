@@ -5,3 +5,4 @@ pub mod chat;
 pub mod forward;
 pub mod inspect;
 pub mod run;
+pub mod trace;

@@ -6,7 +6,7 @@ use cachalot_checkpoint::family::Weights;
 use serde_json::{Value, json};
 
 fn tiny() -> Value {
-    serde_json::from_slice(include_bytes!("../../../fixtures/v4-tiny/config.json")).expect("JSON")
+    serde_json::from_slice(include_bytes!("../../../../fixtures/v4-tiny/config.json")).expect("JSON")
 }
 
 /// The tiny config as Transformers 5.23 saves it.
@@ -226,14 +226,14 @@ fn keys_of_v41_are_refused_by_name() {
 
 #[test]
 fn the_config_of_the_specification_is_accepted() {
-    let config = read(&serde_json::from_slice(include_bytes!("data/v4-spec-tiny-config.json")).expect("JSON"));
+    let config = read(&serde_json::from_slice(include_bytes!("../data/v4-spec-tiny-config.json")).expect("JSON"));
     let dspark = config.dspark.as_ref().expect("DSpark");
     assert_eq!((dspark.stages, dspark.block_size, dspark.markov_rank, dspark.noise_token_id), (3, 5, 16, 511));
     assert_eq!((dspark.n_routed_experts, dspark.num_experts_per_tok), (8, 2));
     let vision = config.vision.as_ref().expect("vision");
     assert_eq!((vision.hidden_size, vision.max_image_tokens, vision.max_wh_ratio), (64, 64, Some(8.0)));
     assert_eq!(config.build.draft, Some(Draft::Dspark));
-    let architecture = Architecture::from_config(include_bytes!("data/v4-spec-tiny-config.json")).expect("known");
+    let architecture = Architecture::from_config(include_bytes!("../data/v4-spec-tiny-config.json")).expect("known");
     assert_eq!(architecture.model_type(), "deepseek_v4");
     assert_eq!(architecture.deepseek_v4(), Some(&config));
 }

@@ -1,0 +1,322 @@
+//! How fast a whole model runs, over what memory and arithmetic allow it in the same minutes.
+//!
+//! Owns the windows: a probe of the machine, the model, the probe again; each window's rate is a share of the mean of its
+//! two probes, and the middle of all shares counts. Refuses to state a rate without the roofline beside it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cachalot_engine::engine::Engine;
+use cachalot_kernels::{Compute, Format, Matrix, MatrixError, probe};
+use cachalot_model::{LogitsOf, Segment, Sequence, StepError, Workspace};
+use cachalot_runtime::Pool;
+use serde::Serialize;
+
+use crate::shapes::Shape;
+
+/// Memory that a probe reads, MiB: far more than the caches hold.
+const PROBE_MEBIBYTES: usize = 256;
+/// Reads of that memory per probe.
+const PROBE_ROUNDS: usize = 4;
+/// Tokens per prefill step, as a session takes them.
+const PREFILL_CHUNK: usize = 256;
+/// Tokens decoded before anything is measured.
+const WARM_UP: usize = 2;
+
+/// What a model is measured at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Test {
+    /// Single-token steps.
+    Decode,
+    /// One prompt.
+    Prefill,
+}
+
+/// How to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelOptions {
+    /// What.
+    pub test: Test,
+    /// Tokens of a window.
+    pub tokens: usize,
+    /// Tokens in the context before a window begins.
+    pub depth: usize,
+    /// Windows.
+    pub windows: usize,
+}
+
+/// Why a model could not be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// Nothing to measure.
+    #[error("{tokens} tokens in {windows} windows leave nothing to measure; both must be at least 1")]
+    Nothing {
+        /// Tokens of a window.
+        tokens: usize,
+        /// Windows.
+        windows: usize,
+    },
+    /// More tokens than the context holds.
+    #[error(
+        "{tokens} tokens do not fit the context of {context}: lower --depth, --tokens or --windows, or raise --context"
+    )]
+    TooLong {
+        /// Tokens asked for.
+        tokens: usize,
+        /// Tokens that the context holds.
+        context: usize,
+    },
+    /// The model could not take a step.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// No memory for the probe.
+    #[error(transparent)]
+    Memory(#[from] MatrixError),
+}
+
+/// One window.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Window {
+    /// What was measured.
+    pub test: Test,
+    /// `resident`: every expert was in memory. `streamed`: some were read.
+    pub tier: &'static str,
+    /// Tokens measured.
+    pub tokens: usize,
+    /// Tokens in the context before.
+    pub depth: usize,
+    /// Tokens per second.
+    pub tokens_per_s: f64,
+    /// Tokens per second if memory were the only limit (decode), or float32 arithmetic (prefill).
+    pub roofline_tokens_per_s: f64,
+    /// The former over the latter.
+    pub share: f64,
+    /// Bytes of weights and caches that one decoded token reads from memory.
+    pub memory_bytes_per_token: u64,
+    /// Plain read of memory in this window's probes, GB/s.
+    pub memory_gb_per_s: f64,
+    /// Experts that were found in memory, per token.
+    pub expert_hits_per_token: f64,
+    /// Experts that were read, per token.
+    pub expert_misses_per_token: f64,
+}
+
+/// All windows of one run.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelReport {
+    /// Threads that computed.
+    pub threads: usize,
+    /// Instruction set.
+    pub instruction_set: &'static str,
+    /// In the order measured.
+    pub windows: Vec<Window>,
+}
+
+impl ModelReport {
+    /// Minimum, middle and maximum of `value` over the windows.
+    pub fn spread(&self, value: impl Fn(&Window) -> f64) -> [f64; 3] {
+        let mut values: Vec<f64> = self.windows.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        [values.first(), values.get(values.len() / 2), values.last()].map(|value| value.copied().unwrap_or(0.0))
+    }
+}
+
+impl fmt::Display for ModelReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(last) = self.windows.last() else { return Ok(()) };
+        let name = if last.test == Test::Decode { "decode" } else { "prefill" };
+        writeln!(
+            f,
+            "{name}, {} tokens at depth {}, {} windows, {} threads, {}, experts {}",
+            last.tokens,
+            last.depth,
+            self.windows.len(),
+            self.threads,
+            self.instruction_set,
+            last.tier
+        )?;
+        let mut row = |name: &str, value: &dyn Fn(&Window) -> f64| {
+            let [least, middle, most] = self.spread(value);
+            writeln!(f, "  {name:<28}{least:>12.3}{middle:>12.3}{most:>12.3}")
+        };
+        row("(min, median, max)  tokens/s", &|window| window.tokens_per_s)?;
+        row("roofline, tokens/s", &|window| window.roofline_tokens_per_s)?;
+        row("share", &|window| window.share)?;
+        row("plain read, GB/s", &|window| window.memory_gb_per_s)?;
+        row("expert hits per token", &|window| window.expert_hits_per_token)?;
+        row("expert misses per token", &|window| window.expert_misses_per_token)?;
+        write!(f, "  one decoded token reads {:.3} GB from memory", last.memory_bytes_per_token as f64 / 1e9)
+    }
+}
+
+/// Measures `engine`; `on_window` hears of each window as it ends.
+///
+/// # Errors
+/// If the tokens do not fit the context, or the model cannot take a step.
+pub fn model(
+    engine: &Engine,
+    options: &ModelOptions,
+    on_window: &mut dyn FnMut(&Window),
+) -> Result<ModelReport, ModelError> {
+    let ModelOptions { test, tokens, depth, windows } = *options;
+    if tokens == 0 || windows == 0 {
+        return Err(ModelError::Nothing { tokens, windows });
+    }
+    let longest = depth + if test == Test::Decode { WARM_UP + tokens * windows } else { tokens };
+    if longest >= engine.context() {
+        return Err(ModelError::TooLong { tokens: longest, context: engine.context() });
+    }
+    let mut run = Run::new(engine, options)?;
+    let mut report =
+        ModelReport { threads: engine.threads(), instruction_set: engine.instruction_set(), windows: Vec::new() };
+    for _ in 0..windows {
+        let window = run.window()?;
+        on_window(&window);
+        report.windows.push(window);
+    }
+    Ok(report)
+}
+
+struct Run<'a> {
+    engine: &'a Engine,
+    options: ModelOptions,
+    probe: Probe,
+    work: Workspace,
+    /// The context that windows begin with; a decode goes on from window to window.
+    sequence: Sequence,
+    random: u64,
+}
+
+impl<'a> Run<'a> {
+    fn new(engine: &'a Engine, options: &ModelOptions) -> Result<Self, ModelError> {
+        let (probe, sequence) = (Probe::new(engine.threads())?, engine.model().sequence());
+        let mut run = Self { engine, options: *options, probe, work: Workspace::new(), sequence, random: 1 };
+        if engine.experts_fit() {
+            engine.read_experts().map_err(StepError::from)?;
+        }
+        run.prefill(options.depth)?;
+        if options.test == Test::Decode {
+            run.decode(WARM_UP)?;
+        }
+        Ok(run)
+    }
+
+    fn window(&mut self) -> Result<Window, ModelError> {
+        let ModelOptions { test, tokens, .. } = self.options;
+        let depth = self.sequence.position();
+        let before = self.engine.expert_stats();
+        let first = self.probe.measure(test);
+        let seconds = match test {
+            Test::Decode => self.decode(tokens)?,
+            Test::Prefill => {
+                let kept = self.sequence.clone();
+                let seconds = self.prefill(tokens)?;
+                self.sequence = kept;
+                seconds
+            }
+        };
+        let machine = first.mean(self.probe.measure(test));
+        let after = self.engine.expert_stats();
+        let misses = after.misses - before.misses;
+        let bytes = self.engine.bytes_per_token(depth as u64);
+        let tokens_per_s = tokens as f64 / seconds;
+        let roofline = match test {
+            Test::Decode => machine.read * 1e9 / bytes as f64,
+            Test::Prefill => {
+                machine.multiply_add * 1e9 / (2.0 * self.engine.inspection().token.active_parameters as f64)
+            }
+        };
+        Ok(Window {
+            test,
+            tier: if misses == 0 { "resident" } else { "streamed" },
+            tokens,
+            depth,
+            tokens_per_s,
+            roofline_tokens_per_s: roofline,
+            share: tokens_per_s / roofline,
+            memory_bytes_per_token: bytes,
+            memory_gb_per_s: machine.read,
+            expert_hits_per_token: (after.hits - before.hits) as f64 / tokens as f64,
+            expert_misses_per_token: misses as f64 / tokens as f64,
+        })
+    }
+
+    /// Single-token steps; returns the seconds that they took.
+    fn decode(&mut self, tokens: usize) -> Result<f64, ModelError> {
+        let ids = self.ids(tokens);
+        let start = Instant::now();
+        for id in &ids {
+            self.advance(std::slice::from_ref(id), LogitsOf::Last)?;
+        }
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// One prompt; returns the seconds that it took.
+    fn prefill(&mut self, tokens: usize) -> Result<f64, ModelError> {
+        let ids = self.ids(tokens);
+        let start = Instant::now();
+        let mut done = 0;
+        for chunk in ids.chunks(PREFILL_CHUNK) {
+            done += chunk.len();
+            let logits = if done < tokens { LogitsOf::Later(tokens - done) } else { LogitsOf::Last };
+            self.advance(chunk, logits)?;
+        }
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn advance(&mut self, tokens: &[u32], logits: LogitsOf) -> Result<(), StepError> {
+        let mut segments = [Segment { sequence: &mut self.sequence, tokens, embeddings: None, logits }];
+        self.engine.model().advance(&mut self.work, &mut segments, None)?;
+        Ok(())
+    }
+
+    /// Tokens that look random; the placeholder of an image is left out.
+    fn ids(&mut self, count: usize) -> Vec<u32> {
+        let vocabulary = self.engine.model().config().vocab_size as u64;
+        let image = self.engine.tokenizer().image_token_id();
+        let mut next = || {
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            (self.random % vocabulary) as u32
+        };
+        std::iter::repeat_with(&mut next).filter(|id| Some(*id) != image).take(count).collect()
+    }
+}
+
+/// What the machine does at best, with the threads that the model has.
+struct Probe {
+    compute: Compute,
+    memory: Vec<Matrix>,
+}
+
+/// Rates in giga-units per second.
+#[derive(Clone, Copy)]
+struct Machine {
+    read: f64,
+    multiply_add: f64,
+}
+
+impl Machine {
+    fn mean(self, other: Self) -> Self {
+        Self { read: (self.read + other.read) / 2.0, multiply_add: (self.multiply_add + other.multiply_add) / 2.0 }
+    }
+}
+
+impl Probe {
+    fn new(threads: usize) -> Result<Self, MatrixError> {
+        let shape = Shape { name: "probe", format: Format::Bf16, rows: 1024, cols: 8192 };
+        let memory = crate::matrices(&shape, PROBE_MEBIBYTES << 20)?;
+        Ok(Self { compute: Compute::new(Arc::new(Pool::new(threads))), memory })
+    }
+
+    fn measure(&self, test: Test) -> Machine {
+        let best = |burst: &dyn Fn() -> f64| (0..PROBE_ROUNDS).map(|_| crate::rate(burst)).fold(0.0, f64::max);
+        Machine {
+            read: best(&|| probe::read(&self.compute, &self.memory) as f64),
+            multiply_add: if test == Test::Prefill { best(&|| probe::multiply_add(&self.compute, 5_000)) } else { 0.0 },
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Where a model's bytes will be, decided before any of them is allocated.
+//!
+//! Owns the division of a budget: what must be there, the state of the context, buffers, head-room, and routed experts
+//! with what is left. Refuses a budget in which the model cannot run, with the numbers and what would fit.
+
+use std::fmt;
+
+use cachalot_checkpoint::Architecture;
+use serde::Serialize;
+
+use super::available::Available;
+use super::units::{gigabytes, tokens as token_count};
+
+/// What is left to the rest of the machine where no budget is given: a tenth, at least a gigabyte.
+const LEFT_PART: u64 = 10;
+const LEFT_LEAST: u64 = 1 << 30;
+/// Head-room inside the budget: allocators, page tables, stacks. One part in so many, at least [`HEADROOM_LEAST`].
+const HEADROOM_PART: u64 = 25;
+const HEADROOM_LEAST: u64 = 48 << 20;
+/// The program, its tokenizer and what libraries keep: measured with the released vocabulary, 129,280 tokens.
+const PROGRAM_BYTES: u64 = 60 << 20;
+const TOKENIZER_BYTES_PER_TOKEN: u64 = 1200;
+/// Tokens per prefill step: each expert is read once per step, so more are better, as far as memory allows.
+const CHUNKS: [usize; 5] = [128, 256, 512, 1024, 2048];
+/// The buffers of a prefill step take at most one part in so many of what experts could have.
+const CHUNK_PART: u64 = 6;
+/// Shortest context that is chosen where none is asked for.
+const SHORTEST_CONTEXT: usize = 4096;
+
+/// Sizes of a model that memory is planned for.
+#[derive(Clone, Debug)]
+pub struct Sizes<'a> {
+    /// What kind of model it is: dimensions, and the size of a sequence's state.
+    pub architecture: &'a Architecture,
+    /// Weights that every token needs.
+    pub resident: u64,
+    /// All routed experts.
+    pub experts: u64,
+    /// Memory that one of them takes.
+    pub expert: u64,
+    /// Experts that must have room at once.
+    pub fewest_experts: usize,
+    /// Buffers of reads in flight, and rows of tables that are kept.
+    pub reading: u64,
+    /// Sequences whose states are kept besides the current one; they share most of their pages.
+    pub kept_states: u64,
+}
+
+/// What a user asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryRequest {
+    /// Bytes that the process may take; what the machine has free, less a part for others, if absent.
+    pub memory: Option<u64>,
+    /// Tokens of a sequence; what the model goes up to, or what fits, if absent.
+    pub context: Option<usize>,
+    /// Bytes of routed experts at most; what is left if absent.
+    pub experts: Option<u64>,
+}
+
+/// One use of memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// What for.
+    pub what: &'static str,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Where the bytes will be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryPlan {
+    /// Every use, in bytes.
+    pub lines: Vec<Line>,
+    /// Bytes of all of them: the process stays below.
+    pub total: u64,
+    /// What it was allowed.
+    pub budget: u64,
+    /// What the machine has free, where it says.
+    pub available: Option<Available>,
+    /// Tokens of a sequence.
+    pub context: usize,
+    /// Tokens per prefill step.
+    pub chunk: usize,
+    /// Bytes of routed experts that are kept.
+    pub experts: u64,
+    /// Whether that is all of them.
+    pub experts_fit: bool,
+}
+
+/// Why a model cannot be run in the memory there is.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// More was asked for than the machine has.
+    #[error(
+        "{} of memory were asked for, but {} leaves {}: ask for less, or close other programs",
+        gigabytes(*asked), available.by, gigabytes(available.bytes)
+    )]
+    NotThere {
+        /// What was asked for, in bytes.
+        asked: u64,
+        /// What there is.
+        available: Available,
+    },
+    /// The least that the model needs is more than the budget.
+    #[error(
+        "the model needs {} at a context of {}, and {} are allowed: {}",
+        gigabytes(*needed), token_count(*context), gigabytes(*budget),
+        fits.map_or_else(|| "no context fits; more memory is needed".to_owned(), |fits| format!("--context {fits} would fit"))
+    )]
+    TooSmall {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes allowed.
+        budget: u64,
+        /// Tokens asked for.
+        context: usize,
+        /// Longest context that would fit, if any does.
+        fits: Option<usize>,
+    },
+}
+
+impl MemoryPlan {
+    /// Divides the memory there is.
+    ///
+    /// # Errors
+    /// If more is asked for than there is, or the model cannot run in it.
+    pub fn new(sizes: &Sizes, request: &MemoryRequest, available: Option<Available>) -> Result<Self, PlanError> {
+        let free = available.as_ref().map_or(u64::MAX, |available| available.bytes);
+        let budget = match request.memory {
+            Some(asked) if asked > free => {
+                let available = available.unwrap_or(Available { bytes: free, by: "the system".to_owned() });
+                return Err(PlanError::NotThere { asked, available });
+            }
+            Some(asked) => asked,
+            None if free == u64::MAX => free,
+            None => free.saturating_sub((free / LEFT_PART).max(LEFT_LEAST)),
+        };
+        let limit = sizes.architecture.trunk().max_position_embeddings;
+        let needed = |context: usize| sizes.needed(context, CHUNKS[0], budget);
+        let longest = || {
+            let lengths =
+                std::iter::successors(Some(limit), |length| Some(length / 2)).take_while(|length| *length >= 2);
+            lengths.into_iter().find(|length| needed(*length) <= budget)
+        };
+        let context = match request.context {
+            Some(asked) => asked.min(limit),
+            None => longest().unwrap_or(SHORTEST_CONTEXT.min(limit)),
+        };
+        if needed(context) > budget {
+            return Err(PlanError::TooSmall { needed: needed(context), budget, context, fits: longest() });
+        }
+        Ok(sizes.divide(budget, context, request.experts.unwrap_or(u64::MAX), available))
+    }
+}
+
+impl Sizes<'_> {
+    fn fewest(&self) -> u64 {
+        self.expert.saturating_mul(self.fewest_experts as u64).min(self.experts)
+    }
+
+    fn state(&self, context: usize) -> u64 {
+        let fixed = self.architecture.fixed_cache_bytes().saturating_mul(1 + self.kept_states);
+        fixed.saturating_add(self.architecture.entry_cache_bytes(context as u64))
+    }
+
+    fn program(&self) -> u64 {
+        PROGRAM_BYTES + TOKENIZER_BYTES_PER_TOKEN * self.architecture.trunk().vocab_size as u64
+    }
+
+    /// The least that runs.
+    fn needed(&self, context: usize, chunk: usize, budget: u64) -> u64 {
+        let parts = [
+            self.program(),
+            self.resident,
+            self.state(context),
+            self.reading,
+            self.buffers(context, chunk),
+            self.fewest(),
+        ];
+        let sum = parts.into_iter().fold(0, u64::saturating_add);
+        sum.saturating_add(headroom(sum.min(budget)))
+    }
+
+    /// Buffers of a step of `chunk` tokens (`cachalot_model`'s workspace), at a context of `context`.
+    fn buffers(&self, context: usize, chunk: usize) -> u64 {
+        let t = self.architecture.trunk();
+        let per_row = [
+            // Streams, their projections' input, and what a sublayer reads and writes.
+            2 * t.hc_mult * t.hidden_size,
+            8 * t.hidden_size,
+            // Queries, heads, heads by group and their inputs; latents.
+            5 * t.num_attention_heads * t.head_dim,
+            4 * (t.q_lora_rank + t.o_groups * t.o_lora_rank + t.head_dim),
+            2 * t.index_n_heads * t.index_head_dim,
+            // Window records of all layers.
+            t.num_hidden_layers * (t.head_dim + t.head_dim / 8) / 4,
+            // Routed pairs: gate, up, activated and their integers; gathered inputs; results.
+            t.num_experts_per_tok * (6 * t.moe_intermediate_size + 3 * t.hidden_size),
+            6 * t.moe_intermediate_size + 3 * t.hidden_size,
+            2 * t.index_topk + t.n_routed_experts,
+        ];
+        let rows = (per_row.iter().sum::<usize>() * chunk * 4) as u64;
+        // Scores and their order of one query per thread, decoded keys, logits.
+        let scores = (context.min(1 << 20) * 12 * 4) as u64;
+        rows + scores + (2 * t.vocab_size * 4) as u64
+    }
+
+    fn divide(&self, budget: u64, context: usize, experts: u64, available: Option<Available>) -> MemoryPlan {
+        let fixed = [self.program(), self.resident, self.state(context), self.reading].into_iter().sum::<u64>();
+        let left = |buffers: u64| budget.saturating_sub(fixed + buffers);
+        let fitting = CHUNKS.into_iter().rev().find(|chunk| {
+            let buffers = self.buffers(context, *chunk);
+            buffers <= left(buffers) / CHUNK_PART && self.needed(context, *chunk, budget) <= budget
+        });
+        let chunk = fitting.unwrap_or(CHUNKS[0]).min(context.max(1));
+        let buffers = self.buffers(context, chunk);
+        let headroom_most = headroom(budget.min(fixed + buffers + self.experts));
+        let room = left(buffers).saturating_sub(headroom_most).max(self.fewest());
+        // Whole experts.
+        let experts = room.min(experts.max(self.fewest())).min(self.experts);
+        let experts = if experts == self.experts { experts } else { experts / self.expert.max(1) * self.expert.max(1) };
+        let lines = vec![
+            Line { what: "weights that every token needs", bytes: self.resident },
+            Line { what: "routed experts", bytes: experts },
+            Line { what: "state of the context", bytes: self.state(context) },
+            Line { what: "buffers of a step", bytes: buffers },
+            Line { what: "reads in flight, table rows", bytes: self.reading },
+            Line { what: "program and tokenizer", bytes: self.program() },
+            Line { what: "head-room", bytes: headroom(fixed + buffers + experts) },
+        ];
+        let total = lines.iter().map(|line| line.bytes).sum();
+        MemoryPlan { lines, total, budget, available, context, chunk, experts, experts_fit: experts == self.experts }
+    }
+}
+
+fn headroom(sum: u64) -> u64 {
+    (sum / HEADROOM_PART).max(HEADROOM_LEAST)
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Line { what, bytes } in &self.lines {
+            writeln!(f, "  {what:<34}{:>12}", gigabytes(*bytes))?;
+        }
+        write!(f, "  {:<34}{:>12}", "together, at most", gigabytes(self.total))?;
+        if let Some(Available { bytes, by }) = &self.available {
+            write!(f, "   of {} free (by {by})", gigabytes(*bytes))?;
+        }
+        write!(f, "\n  context {}, prefill in steps of {} tokens", token_count(self.context), self.chunk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GB: u64 = 1_000_000_000;
+
+    fn architecture() -> Architecture {
+        let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/v41-tiny/config.json");
+        Architecture::from_config(&std::fs::read(config).unwrap()).unwrap()
+    }
+
+    fn sizes(architecture: &Architecture) -> Sizes<'_> {
+        Sizes {
+            architecture,
+            resident: 8 * GB,
+            experts: 280 * GB,
+            expert: 20_000_000,
+            fewest_experts: 16,
+            reading: 200_000_000,
+            kept_states: 8,
+        }
+    }
+
+    fn free(bytes: u64) -> Option<Available> {
+        Some(Available { bytes, by: "the system".to_owned() })
+    }
+
+    #[test]
+    fn experts_get_what_is_left_and_the_total_stays_within() {
+        let architecture = architecture();
+        let sizes = sizes(&architecture);
+        for (memory, available) in [(Some(12 * GB), 20 * GB), (None, 24 * GB), (Some(20 * GB), 20 * GB)] {
+            let plan =
+                MemoryPlan::new(&sizes, &MemoryRequest { memory, ..Default::default() }, free(available)).unwrap();
+            assert_eq!(plan.total, plan.lines.iter().map(|line| line.bytes).sum::<u64>());
+            assert!(plan.total <= plan.budget && plan.budget <= available, "{plan:?}");
+            // What is not used is less than an expert and the rounding of the head-room.
+            assert!(plan.budget - plan.total < plan.budget / 20, "{plan:?}");
+            assert_eq!(plan.experts % sizes.expert, 0);
+            assert!(!plan.experts_fit && plan.context == 4096);
+        }
+        let few = MemoryRequest { memory: Some(12 * GB), experts: Some(GB), ..Default::default() };
+        assert_eq!(MemoryPlan::new(&sizes, &few, free(20 * GB)).unwrap().experts, GB);
+        let small = Sizes { resident: GB / 100, experts: GB / 50, expert: 100_000, ..sizes };
+        let plan = MemoryPlan::new(&small, &MemoryRequest::default(), free(24 * GB)).unwrap();
+        assert!(plan.experts_fit && plan.experts == GB / 50 && plan.total < GB);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_numbers() {
+        let architecture = architecture();
+        let sizes = sizes(&architecture);
+        let plan = |memory, context, available| {
+            MemoryPlan::new(&sizes, &MemoryRequest { memory, context, experts: None }, free(available))
+        };
+        let error = plan(Some(30 * GB), None, 20 * GB).unwrap_err();
+        assert!(error.to_string().contains("30.0 GB") && error.to_string().contains("20.0 GB"), "{error}");
+        let error = plan(Some(7 * GB), None, 20 * GB).unwrap_err();
+        assert!(matches!(error, PlanError::TooSmall { fits: None, .. }), "{error}");
+        assert!(plan(None, None, 5 * GB).is_err());
+        // A context that is too long for the budget, while a shorter one fits.
+        let least =
+            MemoryPlan::new(&sizes, &MemoryRequest { context: Some(2), memory: None, experts: None }, free(24 * GB));
+        let least = least.unwrap();
+        let room = sizes.needed(2, CHUNKS[0], 24 * GB) + 100_000;
+        let error = plan(Some(room), Some(4096), 24 * GB).unwrap_err();
+        assert!(matches!(error, PlanError::TooSmall { fits: Some(fits), .. } if fits < 4096), "{error}");
+        assert_eq!(least.context, 2);
+    }
+}
