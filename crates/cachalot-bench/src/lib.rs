@@ -5,6 +5,7 @@
 //! two machines, or of one machine on two days, mean nothing side by side.
 #![forbid(unsafe_code)]
 
+mod abilities;
 mod model;
 mod rates;
 mod report;
@@ -19,6 +20,7 @@ use cachalot_kernels::{
 };
 use cachalot_runtime::Pool;
 
+pub use abilities::{AbilityError, AbilityReport, Judge, Question, Score, abilities, questions};
 pub use model::{ModelError, ModelOptions, ModelReport, Test, Window, model};
 pub use rates::rates;
 pub use report::{Measurement, Report};

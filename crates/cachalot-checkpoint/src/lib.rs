@@ -27,6 +27,6 @@ pub use dtype::{Dtype, Shape};
 pub use error::{BadCode, CheckpointError};
 pub use fields::FieldError;
 pub use inspect::{Amount, Cache, DtypeAmount, GroupAmount, Inspection, Memory, ShardState, Token};
-pub use matrix::StoredMatrix;
 pub use inventory::{Expected, Group, Problem};
+pub use matrix::StoredMatrix;
 pub use problems::{MAX_PROBLEMS, Problems};

@@ -12,7 +12,7 @@ use cachalot_experts::{
     CheckpointRows, ExpertError, ExpertLayout, ExpertStats, Interrupt, Policy, RowError, StreamOptions, StreamedExperts,
 };
 use cachalot_kernels::Compute;
-use cachalot_model::{Arithmetic, CachePrecision, LoadError, Model, Parts};
+use cachalot_model::{Ablation, Arithmetic, CachePrecision, LoadError, Model, Parts};
 use cachalot_runtime::Pool;
 use cachalot_storage::{Files, Method, Probe, Reader, StorageError};
 use cachalot_text::tokenizer::MAX_FILE_BYTES;
@@ -51,6 +51,8 @@ pub struct EngineOptions {
     pub expert_cache: u64,
     /// How sequences keep keys and entries.
     pub cache: CacheChoice,
+    /// Parts of the model that are left out.
+    pub ablation: Ablation,
     /// How the disk is read; found out by reading if absent.
     pub method: Option<Method>,
     /// Which experts are displaced.
@@ -94,6 +96,7 @@ impl Default for EngineOptions {
             context: None,
             expert_cache: DEFAULT_EXPERT_CACHE,
             cache: CacheChoice::default(),
+            ablation: Ablation::default(),
             method: None,
             policy: Policy::DEFAULT,
             guess: true,
@@ -209,6 +212,7 @@ impl Engine {
             rows: Arc::clone(&rows) as _,
             compute,
             arithmetic: options.arithmetic,
+            ablation: options.ablation,
             cache: options.cache.precision(architecture),
             classes,
         };

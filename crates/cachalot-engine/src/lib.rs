@@ -14,6 +14,7 @@ pub mod sampling;
 pub mod session;
 pub mod stats;
 
+pub use cachalot_model::Ablation;
 pub use chat::{SamplingChoice, Turn, TurnError, TurnEvent, TurnOptions, turn};
 pub use engine::{CacheChoice, Engine, EngineOptions, Loading, OpenError};
 pub use sampling::SamplingParams;

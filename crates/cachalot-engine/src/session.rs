@@ -333,7 +333,8 @@ impl Session {
         }
         for chunk in prompt[first..].chunks(PREFILL_CHUNK) {
             let following = total - self.tokens.len() - chunk.len();
-            match self.advance(chunk, if following == 0 { LogitsOf::Last } else { LogitsOf::Later(following) }) {
+            let logits = if following == 0 { LogitsOf::Last } else { LogitsOf::Later(following) };
+            match self.advance(chunk, logits) {
                 Err(StepError::Cancelled) => return Ok(false),
                 advanced => advanced?,
             }

@@ -173,7 +173,8 @@ impl Layout {
     pub(crate) fn blank(&self) -> Result<Expert, CheckpointError> {
         let matrix = |index: usize| {
             let Form { format, rows, columns } = self.forms[index];
-            let error = || CheckpointError::Memory { tensor: name(0, 0, MATRICES[index]), bytes: self.record_bytes() as u64 };
+            let error =
+                || CheckpointError::Memory { tensor: name(0, 0, MATRICES[index]), bytes: self.record_bytes() as u64 };
             Matrix::zeroed(format, rows, columns).map_err(|_| error())
         };
         Ok(Expert { w1: matrix(0)?, w3: matrix(1)?, w2: matrix(2)? })
@@ -289,7 +290,8 @@ fn locate(
     tensor: &TensorInfo,
     files: &mut Vec<Arc<dyn Storage>>,
 ) -> Result<Place, CheckpointError> {
-    let file = checkpoint.file_of(tensor).ok_or_else(|| CheckpointError::NoTensor { tensor: tensor.name.to_string() })?;
+    let file =
+        checkpoint.file_of(tensor).ok_or_else(|| CheckpointError::NoTensor { tensor: tensor.name.to_string() })?;
     // Neighbouring experts mostly lie in the shard found last.
     let number = match files.iter().rposition(|other| Arc::ptr_eq(other, file)) {
         Some(number) => number,

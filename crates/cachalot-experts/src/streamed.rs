@@ -208,7 +208,10 @@ impl StreamedExperts {
     pub fn hottest(&self) -> Vec<(u32, u32)> {
         let state = self.shared.lock();
         let keys = state.residency.hottest(state.stats.slots);
-        keys.into_iter().map(|key| self.shared.layout.of_key(key)).map(|(layer, expert)| (layer as u32, expert)).collect()
+        keys.into_iter()
+            .map(|key| self.shared.layout.of_key(key))
+            .map(|(layer, expert)| (layer as u32, expert))
+            .collect()
     }
 
     /// Reads every expert once, so that as many are kept as there are slots.

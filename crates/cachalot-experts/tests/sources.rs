@@ -190,7 +190,8 @@ fn memory_given_back_is_not_used_again() {
     assert!(experts.shrink(u64::MAX) > 0);
     assert_eq!(experts.stats().slots, FEWEST_SLOTS);
     for layer in [0, 9] {
-        fetch(&experts, layer, &all, |number, expert| assert_stored(&checkpoint, layer, number, expert)).expect("reads");
+        fetch(&experts, layer, &all, |number, expert| assert_stored(&checkpoint, layer, number, expert))
+            .expect("reads");
     }
 }
 
@@ -241,7 +242,8 @@ fn expert_errors_name_layer_expert_shard_tensor_and_place() {
     assert!(error.starts_with("expert 4 of layer 5 (") && error.contains(name), "{error}");
     assert!(error.contains(&format!("{shard}: reading ")) && error.contains(" at offset "), "{error}");
     plan.clear();
-    fetch(&experts, 5, &[3, 4, 5], |number, expert| assert_stored(&checkpoint, 5, number, expert)).expect("reads again");
+    fetch(&experts, 5, &[3, 4, 5], |number, expert| assert_stored(&checkpoint, 5, number, expert))
+        .expect("reads again");
 }
 
 /// E4M3 by its definition (spec section 2.2).
@@ -369,7 +371,8 @@ fn sources_are_shared_between_threads() {
             let (checkpoint, experts, rows) = (&checkpoint, &experts, &rows);
             scope.spawn(move || {
                 for step in 0..10 {
-                    let mut asked = [(thread + step) % 14, (thread * 5 + step * 3) % 14, (thread + 7 * step) % 14].to_vec();
+                    let mut asked =
+                        [(thread + step) % 14, (thread * 5 + step * 3) % 14, (thread + 7 * step) % 14].to_vec();
                     asked.sort_unstable();
                     asked.dedup();
                     let layer = 3 + step as usize % 3;

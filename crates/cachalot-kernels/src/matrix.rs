@@ -82,7 +82,9 @@ fn pack_strip(strip: &mut [u8], rows: &[u8], row_bytes: usize) {
         } else {
             for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
                 let (row, _) = row[4 * first..][..4 * count].as_chunks::<4>();
-                row.iter().zip(&mut *blocks).for_each(|(word, block)| block[4 * lane..4 * lane + 4].copy_from_slice(word));
+                row.iter()
+                    .zip(&mut *blocks)
+                    .for_each(|(word, block)| block[4 * lane..4 * lane + 4].copy_from_slice(word));
             }
         }
     }

@@ -16,7 +16,7 @@ mod step;
 mod trace;
 
 pub use error::StepError;
-pub use load::{LoadError, Parts};
+pub use load::{Ablation, LoadError, Parts};
 pub use model::Model;
 pub use shared::inputs::Arithmetic;
 pub use state::{CachePrecision, ROLLBACK, RollBackError, Sequence, StateBytes};

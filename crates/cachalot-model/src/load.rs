@@ -25,8 +25,19 @@ pub struct Parts {
     pub arithmetic: Arithmetic,
     /// How sequences keep keys and entries.
     pub cache: CachePrecision,
+    /// What is left out, to see what it is good for.
+    pub ablation: Ablation,
     /// N-gram class of every token id, from the tokenizer; empty for a model without Engram.
     pub classes: Vec<u32>,
+}
+
+/// Parts of a V4.1 model that are left out, for whoever wants to see what they contribute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ablation {
+    /// Engram rows are zero.
+    pub engram: bool,
+    /// Queries see their window and no compressed entries.
+    pub entries: bool,
 }
 
 /// Why a model could not be loaded.

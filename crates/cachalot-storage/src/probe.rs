@@ -131,7 +131,8 @@ fn refusal(method: Method, target: &Target, read_bytes: usize) -> Option<String>
         return Some("this system has none".to_owned());
     }
     let sink = Arc::new(Count::until(Instant::now() + Duration::from_secs(3600)));
-    let read = Read { file: Arc::clone(&target.file), offset: target.range.start, length: read_bytes.min(65536), token: 0 };
+    let read =
+        Read { file: Arc::clone(&target.file), offset: target.range.start, length: read_bytes.min(65536), token: 0 };
     match Reader::new(method, read_bytes, [target.file.device()]) {
         Err(error) => Some(error.to_string()),
         Ok(reader) => {

@@ -94,10 +94,14 @@ impl Ring {
         let Some(flight) = &self.flights[place] else { return };
         let Some(disk) = flight.queued.read.file.disk() else { return };
         let rest = &mut self.buffers[place].as_mut_slice()[flight.filled..flight.span.length];
-        let entry = opcode::Read::new(types::Fd(disk.descriptor(self.direct).as_raw_fd()), rest.as_mut_ptr(), rest.len() as u32)
-            .offset(flight.span.start + flight.filled as u64)
-            .build()
-            .user_data(place as u64);
+        let entry = opcode::Read::new(
+            types::Fd(disk.descriptor(self.direct).as_raw_fd()),
+            rest.as_mut_ptr(),
+            rest.len() as u32,
+        )
+        .offset(flight.span.start + flight.filled as u64)
+        .build()
+        .user_data(place as u64);
         self.push(&entry);
     }
 

@@ -1,8 +1,8 @@
 //! Many reads in flight: the right bytes by every way, urgent ones first, what is no longer wanted not at all.
 
 use cachalot_storage::{
-    Bytes, DiskFile, Fault, Faulty, Interface, Memory, Method, Plan, Priority, Read, Reader, Sink, Storage, StorageError,
-    Target, probe,
+    Bytes, DiskFile, Fault, Faulty, Interface, Memory, Method, Plan, Priority, Read, Reader, Sink, Storage,
+    StorageError, Target, probe,
 };
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
@@ -31,10 +31,8 @@ impl Sink for Kept {
 impl Kept {
     fn wait(&self, count: usize) -> Vec<(u64, Result<Vec<u8>, String>)> {
         let arrived = self.arrived.lock().unwrap();
-        let (arrived, timeout) = self
-            .change
-            .wait_timeout_while(arrived, Duration::from_secs(20), |arrived| arrived.len() < count)
-            .unwrap();
+        let (arrived, timeout) =
+            self.change.wait_timeout_while(arrived, Duration::from_secs(20), |arrived| arrived.len() < count).unwrap();
         assert!(!timeout.timed_out(), "{} of {count} arrived", arrived.len());
         arrived.clone()
     }

@@ -167,6 +167,7 @@ impl Command {
             Self::Bench(args) => match &args.what {
                 What::Kernels(args) => args.json,
                 What::Decode(args) | What::Prefill(args) => args.json,
+                What::Abilities(args) => args.json,
             },
             Self::Trace(args) => args.wants_json(),
             Self::Chat(_) | Self::Forward(_) | Self::Completions { .. } => false,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use cachalot_engine::engine::DEFAULT_EXPERT_CACHE;
-use cachalot_engine::{CacheChoice, Engine, EngineOptions};
+use cachalot_engine::{Ablation, CacheChoice, Engine, EngineOptions};
 use cachalot_storage::{Files, Spread};
 
 use crate::{builtin, interrupt};
@@ -33,10 +33,14 @@ impl Defaults {
 /// # Errors
 /// If there is no such directory, or what it holds is not complete and sound.
 pub fn directory(path: &Path, args: &EngineArgs, defaults: Defaults) -> anyhow::Result<Engine> {
+    checked(path, args, defaults, Ablation::default())
+}
+
+fn checked(path: &Path, args: &EngineArgs, defaults: Defaults, ablation: Ablation) -> anyhow::Result<Engine> {
     check_directory(path)?;
     args.also.iter().try_for_each(|path| check_directory(path))?;
     let paths = [path].into_iter().chain(args.also.iter().map(PathBuf::as_path));
-    open(Arc::new(Spread::new(paths)), args, defaults)
+    open(Arc::new(Spread::new(paths)), args, defaults, ablation)
         .with_context(|| format!("cannot run the model in {}", path.display()))
 }
 
@@ -45,13 +49,21 @@ pub fn directory(path: &Path, args: &EngineArgs, defaults: Defaults) -> anyhow::
 /// # Errors
 /// As [`directory`].
 pub fn model(model: &ModelArgs, args: &EngineArgs, quiet: bool) -> anyhow::Result<Engine> {
+    ablated(model, args, quiet, Ablation::default())
+}
+
+/// As [`model`], with parts of the model left out.
+///
+/// # Errors
+/// As [`directory`].
+pub fn ablated(model: &ModelArgs, args: &EngineArgs, quiet: bool, ablation: Ablation) -> anyhow::Result<Engine> {
     match &model.model {
-        Some(path) => directory(path, args, Defaults::ANSWER),
+        Some(path) => checked(path, args, Defaults::ANSWER, ablation),
         None => {
             if !quiet {
                 eprintln!("{}", builtin::NOTE);
             }
-            open(Arc::new(builtin::nano()), args, Defaults::ANSWER)
+            open(Arc::new(builtin::nano()), args, Defaults::ANSWER, ablation)
         }
     }
 }
@@ -68,7 +80,7 @@ pub fn check_directory(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults) -> anyhow::Result<Engine> {
+fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults, ablation: Ablation) -> anyhow::Result<Engine> {
     let options = EngineOptions {
         arithmetic: args.arithmetic.unwrap_or(defaults.arithmetic).into(),
         threads: args.threads.map(usize::from),
@@ -78,6 +90,7 @@ fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults) -> anyhow:
         guess: !args.no_guess,
         interrupt: interrupt::handle(),
         cache_directory: cache_directory(),
+        ablation,
         ..EngineOptions::default()
     };
     let mut bar = Bar::bytes("loading");

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use cachalot_experts::FEWEST_SLOTS;
 use cachalot_engine::{Engine, EngineOptions, Loading, OpenError};
+use cachalot_experts::FEWEST_SLOTS;
 use cachalot_storage::{Directory, Embedded, Files};
 use cachalot_text::TokenizerError;
 
@@ -63,7 +63,10 @@ fn an_expert_budget_changes_nothing_but_what_is_kept() {
     };
     let ((all, plenty), (same, nothing)) = (run(1 << 30), run(0));
     assert_eq!(all, same);
-    assert!(plenty.kept > nothing.kept && nothing.kept == FEWEST_SLOTS && nothing.misses > plenty.misses, "{plenty:?} {nothing:?}");
+    assert!(
+        plenty.kept > nothing.kept && nothing.kept == FEWEST_SLOTS && nothing.misses > plenty.misses,
+        "{plenty:?} {nothing:?}"
+    );
 }
 
 #[test]

@@ -57,7 +57,8 @@ impl Model {
     fn attend(&self, layer: usize, work: &mut Workspace, segments: &[Segment]) {
         let (rows, selection) = (&work.rows, &work.index.selection);
         let step = Step { layer, rows, spans: &work.spans, window_records: work.window_records.of(layer), segments };
-        let source = self.config.layers[layer].kv_source.map(|owner| self.source_index(owner));
+        let owner = self.config.layers[layer].kv_source.filter(|_| !self.ablation.entries);
+        let source = owner.map(|owner| self.source_index(owner));
         let entries_of = |row: usize| match source {
             Some(source) => {
                 let cache = &segments[rows[row].segment].sequence.caches[source];

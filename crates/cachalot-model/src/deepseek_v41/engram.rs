@@ -47,6 +47,10 @@ impl Model {
         let Some(engram) = &self.layers[layer].engram else { return Ok(()) };
         let (config, table) = (&self.config, engram.table);
         let Some(tables) = &self.engram_tables else { return Ok(()) };
+        if self.ablation.engram {
+            // Rows of zeros make a value of zeros: nothing is added, whatever the gate says.
+            return Ok(());
+        }
         self.hash(tables, table, work, segments);
         let buffers = &mut work.v41.engram;
         if let Some(trace) = trace {

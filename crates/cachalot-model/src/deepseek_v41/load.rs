@@ -40,6 +40,7 @@ impl Model {
             kv_sources: config.kv_sources().map(|(layer, _)| layer).collect(),
             layers,
             experts: parts.experts,
+            ablation: parts.ablation,
             pad_class: config.engram.as_ref().map_or(0, |engram| parts.classes[engram.pad_token_id as usize]),
             classes: parts.classes,
             engram_tables: tables,

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use cachalot_checkpoint::deepseek_v41::{Config, EngramTables};
 use cachalot_experts::ExpertSource;
 
+use crate::load::Ablation;
 use crate::shared::codec::Codec;
 use crate::shared::trunk::Trunk;
 use crate::state::{CacheLayout, Layout, ROLLBACK, Sequence};
@@ -31,6 +32,7 @@ pub struct Model {
     kv_sources: Vec<usize>,
     layers: Vec<weights::Layer>,
     experts: Arc<dyn ExpertSource>,
+    ablation: Ablation,
     /// N-gram class of every token id.
     classes: Vec<u32>,
     pad_class: u32,

@@ -294,14 +294,7 @@ impl ExpertBuffers {
     }
 
     /// Adds the results of `batch` to the rows they belong to.
-    fn accumulate(
-        &self,
-        compute: &Compute,
-        batch: Range<usize>,
-        top_k: usize,
-        hidden: usize,
-        out: &mut [f32],
-    ) {
+    fn accumulate(&self, compute: &Compute, batch: Range<usize>, top_k: usize, hidden: usize, out: &mut [f32]) {
         let range = self.pairs_of(batch);
         compute.pool().run_pieces(out, hidden, |row, out| {
             for &pair in &self.of_row[row * top_k..(row + 1) * top_k] {

@@ -1,13 +1,17 @@
 //! `cachalot bench`: how fast this machine is, as ratios to what it can do.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use cachalot_bench::{ModelOptions, RELEASES, Release, Test};
+use cachalot_engine::Ablation;
 use cachalot_kernels::Isa;
 use clap::{Args, Subcommand};
 
 use crate::cli::{EngineArgs, ModelArgs};
+use crate::terminal::Bar;
 use crate::{open, output};
 
 const AFTER: &str = "\
@@ -16,6 +20,12 @@ Examples:
   cachalot bench kernels --model v4-pro         those of another model
   cachalot bench kernels --rounds 3 --mib 128   a quick look
   cachalot bench kernels --isa avx2 --json      one instruction set, for a program";
+
+const AFTER_ABILITIES: &str = "\
+Examples:
+  cachalot bench abilities                                       all sets, the model that ships, from the repository's root
+  cachalot bench abilities fixtures/abilities/facts.jsonl --without-engram
+  cachalot bench abilities fixtures/abilities/needle-far.jsonl --window-only --json";
 
 const AFTER_MODEL: &str = "\
 Examples:
@@ -42,6 +52,8 @@ pub enum What {
     Decode(ModelBenchArgs),
     /// One prompt, over what float32 arithmetic allows
     Prefill(ModelBenchArgs),
+    /// What a model can do: fixed sets of questions, asked greedily
+    Abilities(AbilityArgs),
 }
 
 /// How to measure.
@@ -118,7 +130,78 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         What::Kernels(args) => kernels(args),
         What::Decode(args) => model(Test::Decode, args),
         What::Prefill(args) => model(Test::Prefill, args),
+        What::Abilities(args) => abilities(args),
     }
+}
+
+/// What to ask.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_ABILITIES)]
+pub struct AbilityArgs {
+    /// Sets of questions: `.jsonl` files, or directories of them
+    #[arg(value_name = "PATH", default_value = "fixtures/abilities", value_hint = clap::ValueHint::AnyPath)]
+    pub sets: Vec<PathBuf>,
+
+    /// Leave out what Engram remembers: its rows are zeros
+    #[arg(long)]
+    pub without_engram: bool,
+
+    /// Leave out what lies beyond the window: no compressed entry is seen
+    #[arg(long)]
+    pub window_only: bool,
+
+    /// Print wrong answers too
+    #[arg(long)]
+    pub wrong: bool,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    #[command(flatten)]
+    pub engine: EngineArgs,
+
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn abilities(args: &AbilityArgs) -> anyhow::Result<ExitCode> {
+    let mut questions = Vec::new();
+    for path in &args.sets {
+        for file in set_files(path)? {
+            questions.extend(cachalot_bench::questions(&file)?);
+        }
+    }
+    if questions.is_empty() {
+        bail!("there are no questions: name .jsonl files, or a directory of them");
+    }
+    let ablation = Ablation { engram: args.without_engram, entries: args.window_only };
+    let engine = Arc::new(open::ablated(&args.model, &args.engine, args.json, ablation)?);
+    let mut bar = Bar::tokens("asking");
+    let total = questions.len() as u64;
+    let report = cachalot_bench::abilities(&engine, &questions, args.wrong, &mut |done| bar.set(done as u64, total));
+    bar.clear();
+    let report = report?;
+    if args.json {
+        output::print_json(&report)?;
+    } else {
+        output::print(&report.to_string())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The sets at `path`: itself, or the `.jsonl` files in it by name.
+fn set_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let cannot_read = || format!("cannot read {}", path.display());
+    if !std::fs::metadata(path).with_context(cannot_read)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = std::fs::read_dir(path).with_context(cannot_read)?;
+    let files = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
+    let mut files = files.with_context(cannot_read)?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "jsonl"));
+    files.sort();
+    Ok(files)
 }
 
 fn model(test: Test, args: &ModelBenchArgs) -> anyhow::Result<ExitCode> {
