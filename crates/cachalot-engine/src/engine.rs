@@ -3,28 +3,39 @@
 //! Owns the order in which a checkpoint becomes a model, and the context limit. Refuses to generate: a
 //! [`Session`](crate::session::Session) does. Spec sections 2 and 3.10 (a); protocol.md section 1.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cachalot_checkpoint::deepseek_v4::Draft;
 use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
 use cachalot_experts::{
-    CheckpointRows, Delivery, ExpertError, ExpertLayout, ExpertSource, ExpertStats, Interrupt, Policy, RowError,
-    StreamOptions, StreamedExperts, Wanted,
+    CheckpointRows, ExpertError, ExpertLayout, ExpertStats, Interrupt, Policy, RowError, StreamOptions, StreamedExperts,
 };
 use cachalot_kernels::Compute;
 use cachalot_model::{Ablation, Arithmetic, CachePrecision, LoadError, Model, Parts};
 use cachalot_runtime::Pool;
-use cachalot_storage::{Activity, Files, Method, Probe, Reader, StorageError};
+use cachalot_storage::{Files, Method, Probe, Reader, StorageError};
 use cachalot_text::conversation::EffortTexts;
 use cachalot_text::tokenizer::MAX_FILE_BYTES;
 use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 
 use crate::disk::Disk;
+use crate::hot::HotList;
 use crate::planner::units::tokens;
 use crate::planner::{Available, MemoryPlan, MemoryRequest, PlanError, sizes};
+use crate::stats::Stats;
 
 /// The tokenizer's file.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// Memory that other programs find free, in bytes; experts are given up when it becomes less.
+pub const DEFAULT_MEMORY_FLOOR: u64 = 384 << 20;
+/// How often the machine's memory is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Rows of Engram tables and of the embedding kept in memory, in bytes: those of a prefill step, and the frequent ones.
+pub const ROW_CACHE_BYTES: usize = 64 << 20;
 
 /// What a user decides about an engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +58,10 @@ pub struct EngineOptions {
     pub guess: bool,
     /// Ends a step that waits for the disk.
     pub interrupt: Interrupt,
+    /// Directory in which it is remembered which experts were worth keeping; nothing is remembered if absent.
+    pub cache_directory: Option<PathBuf>,
+    /// When the machine has less memory than this left, experts are given up.
+    pub memory_floor: u64,
 }
 
 /// How sequences keep keys and entries.
@@ -82,6 +97,8 @@ impl Default for EngineOptions {
             policy: Policy::DEFAULT,
             guess: true,
             interrupt: Interrupt::new(),
+            cache_directory: None,
+            memory_floor: DEFAULT_MEMORY_FLOOR,
         }
     }
 }
@@ -133,10 +150,14 @@ pub struct Engine {
     model: Model,
     tokenizer: Tokenizer,
     experts: Arc<StreamedExperts>,
+    rows: Arc<CheckpointRows>,
     reader: Arc<Reader>,
     probe: Probe,
     notes: Vec<String>,
     interrupt: Interrupt,
+    hot: Option<HotList>,
+    memory_floor: u64,
+    looked: Mutex<Instant>,
     checkpoint: Arc<Checkpoint>,
     inspection: Inspection,
     plan: MemoryPlan,
@@ -187,9 +208,12 @@ impl Engine {
             guess: options.guess,
         };
         let experts = Arc::new(StreamedExperts::new(layout, Arc::clone(&reader), stream)?);
+        let interrupt = options.interrupt.clone();
+        let rows = CheckpointRows::new(Arc::clone(&checkpoint), Arc::clone(&reader), interrupt, ROW_CACHE_BYTES)?;
+        let rows = Arc::new(rows);
         let parts = Parts {
             experts: Arc::clone(&experts) as _,
-            rows: Arc::new(CheckpointRows::new(Arc::clone(&checkpoint))?),
+            rows: Arc::clone(&rows) as _,
             compute,
             arithmetic: options.arithmetic,
             ablation: options.ablation,
@@ -203,14 +227,22 @@ impl Engine {
             loading.done = (loading.done + bytes as u64).min(loading.total);
             progress(loading);
         })?;
+        let hot = options.cache_directory.as_ref().map(|directory| HotList::new(directory, &checkpoint));
+        if let Some(hot) = &hot {
+            experts.warm(&hot.read());
+        }
         Ok(Self {
             model,
             tokenizer,
             experts,
+            rows,
             reader,
             probe,
             notes,
             interrupt: options.interrupt.clone(),
+            hot,
+            memory_floor: options.memory_floor,
+            looked: Mutex::new(Instant::now()),
             checkpoint: Arc::clone(&checkpoint),
             inspection,
             plan,
@@ -274,16 +306,7 @@ impl Engine {
     /// # Errors
     /// If one cannot be read.
     pub fn read_experts(&self) -> Result<(), ExpertError> {
-        let config = self.model.config();
-        let mut delivery = Delivery::new();
-        for layer in 0..config.num_hidden_layers {
-            for expert in 0..config.n_routed_experts as u32 {
-                self.experts.order(layer, &[Wanted { expert, tokens: 1 }], &mut delivery)?;
-                self.experts.wait(&mut delivery, 0..1)?;
-                self.experts.release(&mut delivery, 0..1);
-            }
-        }
-        Ok(())
+        self.experts.read_all()
     }
 
     /// Which texts the model knows for its efforts (protocol.md 2.3), as far as the checkpoint shows: the first builds of
@@ -320,9 +343,39 @@ impl Engine {
         &self.probe
     }
 
-    /// What the disk has done since the model was opened.
-    pub fn disk_activity(&self) -> Activity {
-        self.reader.activity()
+    /// What has been taken from memory and from the disk since the model was opened.
+    pub fn stats(&self) -> Stats {
+        Stats { experts: self.experts.stats(), rows: self.rows.stats(), disk: self.reader.activity() }
+    }
+
+    /// Bytes that reads in flight and kept rows take at most.
+    pub fn reading_bytes(&self) -> usize {
+        self.reader.buffer_bytes() + self.rows.capacity_bytes()
+    }
+
+    /// Remembers which experts are worth keeping, for the next start.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn remember(&self) -> std::io::Result<()> {
+        match &self.hot {
+            Some(hot) => hot.write(&self.experts.hottest()),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives experts up if the machine has become short of memory; looks at most once a second.
+    pub(crate) fn relieve(&self) {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        *looked = Instant::now();
+        if let Some(Available { bytes, .. }) = Available::now().filter(|available| available.bytes < self.memory_floor)
+        {
+            // Half as much again, so that not every second brings another few.
+            self.experts.shrink(self.memory_floor.saturating_add(self.memory_floor / 2) - bytes);
+        }
     }
 
     /// Ends a step that waits for the disk, as if its caller had cancelled it.

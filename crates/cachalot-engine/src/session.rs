@@ -343,6 +343,7 @@ impl Session {
     }
 
     fn advance(&mut self, tokens: &[u32], logits: LogitsOf) -> Result<(), StepError> {
+        self.engine.relieve();
         let mut segments = [Segment { sequence: &mut self.sequence, tokens, embeddings: None, logits }];
         self.engine.model().advance(&mut self.work, &mut segments, None)?;
         self.tokens.extend_from_slice(tokens);

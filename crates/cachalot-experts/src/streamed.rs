@@ -222,6 +222,25 @@ impl StreamedExperts {
             .collect()
     }
 
+    /// Reads every expert once, so that as many are kept as there are slots.
+    ///
+    /// # Errors
+    /// If one cannot be read, or the caller was interrupted.
+    pub fn read_all(&self) -> Result<(), ExpertError> {
+        let (layers, experts) = self.shared.layout.size();
+        let wanted: Vec<Wanted> = (0..experts as u32).map(|expert| Wanted { expert, tokens: 1 }).collect();
+        let mut delivery = Delivery::new();
+        for layer in 0..layers {
+            self.order(layer, &wanted, &mut delivery)?;
+            for place in 0..experts {
+                let outcome = self.wait(&mut delivery, place..place + 1);
+                self.release(&mut delivery, if outcome.is_ok() { place..place + 1 } else { place..experts });
+                outcome?;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads these experts while nothing else is read, into slots that are empty.
     pub fn warm(&self, hot: &[(u32, u32)]) {
         let (layers, experts) = self.shared.layout.size();

@@ -14,6 +14,7 @@ use crate::commands::{
     plan::PlanArgs,
     run::RunArgs,
     synth::SynthArgs,
+    trace::TraceArgs,
 };
 
 const EXAMPLES: &str = "\
@@ -56,6 +57,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Compute logits and internal choices of token ids, for whoever checks the engine
     Forward(ForwardArgs),
+    /// Record which experts a prompt uses, and replay it under several caches
+    Trace(TraceArgs),
     /// Measure this machine's speed at what dominates
     Bench(BenchArgs),
     /// Write a checkpoint with the true shapes and random weights, for measuring
@@ -128,6 +131,14 @@ pub struct EngineArgs {
 
     #[command(flatten)]
     pub memory: MemoryArgs,
+
+    /// Another directory with shards of the model, on another disk perhaps (repeatable): all are read at once
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub also: Vec<PathBuf>,
+
+    /// Never read experts on a guess of what the next layer will want, even where that pays
+    #[arg(long)]
+    pub no_guess: bool,
 }
 
 /// What the model may take.
@@ -182,6 +193,7 @@ impl Command {
                 What::Decode(args) | What::Prefill(args) => args.json,
                 What::Abilities(args) => args.json,
             },
+            Self::Trace(args) => args.wants_json(),
             Self::Chat(_) | Self::Forward(_) | Self::Synth(_) | Self::Completions { .. } => false,
         }
     }

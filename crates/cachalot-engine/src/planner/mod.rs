@@ -12,11 +12,11 @@ pub use available::Available;
 pub use forecast::{Bound, Forecast, Late, PROMPTS, PromptTime, Rates};
 pub use memory::{Line, MemoryPlan, MemoryRequest, PlanError, Sizes};
 
+use crate::engine::ROW_CACHE_BYTES;
 use crate::session::SNAPSHOTS;
 
-/// Reads in flight at most ([`cachalot_storage::probe`] tries no more), and their buffers besides the records.
+/// Reads in flight at most: [`cachalot_storage::probe`] tries no more.
 const READS: u64 = 16;
-const READING_BYTES: u64 = 64 << 20;
 
 /// The sizes of a checkpoint that memory is planned for.
 ///
@@ -34,7 +34,7 @@ pub fn sizes<'a>(
         experts: expert * inspection.memory.experts,
         expert,
         fewest_experts: FEWEST_SLOTS,
-        reading: READS * layout.largest_read() as u64 + READING_BYTES,
+        reading: READS * layout.largest_read() as u64 + ROW_CACHE_BYTES as u64,
         kept_states: SNAPSHOTS as u64,
     })
 }
