@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use cachalot_checkpoint::deepseek_v4::Draft;
 use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
 use cachalot_experts::{
     CheckpointRows, ExpertError, ExpertLayout, ExpertStats, Interrupt, Policy, RowError, StreamOptions, StreamedExperts,
@@ -15,6 +16,7 @@ use cachalot_kernels::Compute;
 use cachalot_model::{Ablation, Arithmetic, CachePrecision, LoadError, Model, Parts};
 use cachalot_runtime::Pool;
 use cachalot_storage::{Files, Method, Probe, Reader, StorageError};
+use cachalot_text::conversation::EffortTexts;
 use cachalot_text::tokenizer::MAX_FILE_BYTES;
 use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 
@@ -296,6 +298,15 @@ impl Engine {
     /// If one cannot be read.
     pub fn read_experts(&self) -> Result<(), ExpertError> {
         self.experts.read_all()
+    }
+
+    /// Which texts the model knows for its efforts (protocol.md 2.3), as far as the checkpoint shows: the first builds of
+    /// V4 come with an MTP block, the later ones with DSpark. One of the first has DSpark too: only its user can tell.
+    pub fn effort_texts(&self) -> EffortTexts {
+        match self.checkpoint.architecture().deepseek_v4().and_then(|config| config.build.draft) {
+            Some(Draft::Mtp { .. }) => EffortTexts::Preview,
+            _ => EffortTexts::Release,
+        }
     }
 
     /// Where the checkpoint is, for people.

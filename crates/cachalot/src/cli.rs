@@ -10,6 +10,7 @@ use crate::commands::{
     forward::ForwardArgs,
     inspect::InspectArgs,
     run::RunArgs,
+    synth::SynthArgs,
     trace::TraceArgs,
 };
 
@@ -22,6 +23,7 @@ Examples:
   cachalot chat --model DIR                           a conversation
   cachalot inspect DIR                                what the checkpoint holds
   cachalot bench kernels                              how fast this machine is, and how fast it could be
+  cachalot synth v4-flash --layers 4 DIR              a checkpoint to measure with, where there is no real one
   cachalot completions bash > cachalot.bash           completions for a shell
 
 Standard output carries only the answer; reasoning, progress and figures go to standard error.
@@ -53,6 +55,8 @@ pub enum Command {
     Trace(TraceArgs),
     /// Measure this machine's speed at what dominates
     Bench(BenchArgs),
+    /// Write a checkpoint with the true shapes and random weights, for measuring
+    Synth(SynthArgs),
     /// Print completions for a shell
     Completions {
         /// Shell to write for
@@ -170,7 +174,7 @@ impl Command {
                 What::Abilities(args) => args.json,
             },
             Self::Trace(args) => args.wants_json(),
-            Self::Chat(_) | Self::Forward(_) | Self::Completions { .. } => false,
+            Self::Chat(_) | Self::Forward(_) | Self::Synth(_) | Self::Completions { .. } => false,
         }
     }
 }

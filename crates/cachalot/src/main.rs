@@ -44,6 +44,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Forward(args) => commands::forward::forward(args),
         Command::Trace(args) => commands::trace::trace(args),
         Command::Bench(args) => commands::bench::bench(args),
+        Command::Synth(args) => commands::synth::synth(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "cachalot", &mut script);

@@ -1,7 +1,7 @@
 //! Flags of the commands that generate text, and what they mean to the engine.
 
 use cachalot_engine::{Prefill, SamplingChoice, TurnOptions};
-use cachalot_text::conversation::{Conversation, Effort, Message};
+use cachalot_text::conversation::{Conversation, Effort, EffortTexts, Message};
 use clap::{Args, ValueEnum};
 
 /// How tokens are chosen. What is not given is as the vendor recommends; what is given always wins.
@@ -59,6 +59,15 @@ pub enum PrefillArg {
     Replay,
 }
 
+/// Which build's effort texts a model knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EffortTextsArg {
+    /// Those of the first V4 builds: a text for `max` only
+    Preview,
+    /// Those of the builds since 0731: a text for `high`, another for `max`
+    Release,
+}
+
 /// How the model is spoken to.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Conversation")]
@@ -74,6 +83,13 @@ pub struct TextArgs {
     /// How thoroughly it reasons: low, high, max, or 1 to 100
     #[arg(long, value_name = "EFFORT", default_value = "high", value_parser = parse_effort)]
     pub effort: Effort,
+
+    /// V4: which texts the model knows for its efforts
+    ///
+    /// Without it: those of the first release if the checkpoint has an MTP block, else those of the later builds. Only
+    /// the preview builds with DSpark need `preview` to be said.
+    #[arg(long, value_enum, value_name = "BUILD")]
+    pub effort_texts: Option<EffortTextsArg>,
 
     /// Instructions that come before the conversation
     #[arg(long, value_name = "TEXT")]
@@ -102,12 +118,17 @@ pub fn parse_effort(text: &str) -> Result<Effort, String> {
 }
 
 impl TextArgs {
-    /// An empty conversation as the flags ask for; `thinks` is the model's default.
-    pub fn conversation(&self, thinks: bool) -> Conversation {
+    /// An empty conversation as the flags ask for; `thinks` and `texts` are the model's defaults.
+    pub fn conversation(&self, thinks: bool, texts: EffortTexts) -> Conversation {
         Conversation {
             messages: self.system.iter().map(Message::system).collect(),
             thinking: if thinks { !self.no_think } else { self.think },
             effort: self.effort,
+            effort_texts: match self.effort_texts {
+                Some(EffortTextsArg::Preview) => EffortTexts::Preview,
+                Some(EffortTextsArg::Release) => EffortTexts::Release,
+                None => texts,
+            },
             ..Conversation::default()
         }
     }

@@ -194,7 +194,7 @@ fn greedy_continuation_is_the_references() {
 /// most what is stated for the fixture, and not nothing.
 #[test]
 fn the_vendors_cache_of_v4_moves_logits_as_much_as_is_stated() {
-    for (name, most_kl, most_difference) in [("v4-tiny", 4e-3, 1.0)] {
+    for (name, most_kl, most_difference) in [("v4-tiny", 1.2e-3, 0.95)] {
         let fixture = Fixture::open(name);
         let logits = |cache: CacheChoice| {
             let engine = fixture.engine_with(Arithmetic::Exact, cache, 2);

@@ -2,14 +2,20 @@
 
 use std::sync::Arc;
 
+use cachalot_engine::Engine;
 use cachalot_engine::session::{Event, Finish, Flow, GenerateError, Prefill, Session};
 
 use crate::{engine, generate, greedy, ids};
 
 #[test]
 fn going_on_equals_starting_anew() {
-    let engine = engine("fixtures/v41-tiny");
-    let mut session = Session::new(Arc::clone(&engine));
+    for fixture in ["fixtures/v41-tiny", "fixtures/v4-tiny"] {
+        goes_on(&engine(fixture));
+    }
+}
+
+fn goes_on(engine: &Arc<Engine>) {
+    let mut session = Session::new(Arc::clone(engine));
     let request = greedy(6, Prefill::Exact);
     let mut prompt = ids(40, 0);
     // Every prompt shares a beginning with one before it, in each way that matters.
@@ -25,7 +31,7 @@ fn going_on_equals_starting_anew() {
     prompts.push(prompt);
     for (index, prompt) in prompts.iter().enumerate() {
         let (kept, outcome) = generate(&mut session, prompt, &request);
-        let (fresh, anew) = generate(&mut Session::new(Arc::clone(&engine)), prompt, &request);
+        let (fresh, anew) = generate(&mut Session::new(Arc::clone(engine)), prompt, &request);
         assert_eq!(kept, fresh, "prompt {index}: {outcome:?}");
         assert_eq!((anew.cached_tokens, anew.prompt_tokens), (0, prompt.len()));
         let expected_least = [0, 40, 62, 40, 39, 0, 0, 0][index];

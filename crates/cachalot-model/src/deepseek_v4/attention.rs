@@ -101,8 +101,17 @@ impl Model {
 
     fn attend(&self, layer: usize, most: usize, work: &mut Workspace, segments: &[Segment]) {
         let (rows, selection, weights) = (&work.rows, &work.index.selection, &self.layers[layer]);
-        let step = Step { layer, rows, spans: &work.spans, window_records: work.window_records.of(layer), segments };
-        let entries_of = |row: usize| match &weights.compressed {
+        let step = Step {
+            layer,
+            rows,
+            spans: &work.spans,
+            window_records: work.window_records.of(layer),
+            segments,
+            angles: &work.angles[self.rope(layer)],
+            entry: self.codecs.key,
+            entries_at_most: if weights.indexer().is_some() { most.min(self.config.index_topk) } else { most },
+        };
+        self.trunk.attend(&step, &weights.attention.sinks, &mut work.attention, |row| match &weights.compressed {
             None => Entries::None,
             Some(compressed) => {
                 let pages = &segments[rows[row].segment].sequence.caches[compressed.cache].entries;
@@ -111,9 +120,6 @@ impl Model {
                     None => Entries::First(pages, self.visible(layer, rows[row].position)),
                 }
             }
-        };
-        let most = if weights.indexer().is_some() { most.min(self.config.index_topk) } else { most };
-        let (angles, sinks, codec) = (&work.angles[self.rope(layer)], &weights.attention.sinks, self.codecs.key);
-        self.trunk.attend(&step, sinks, angles, &mut work.attention, codec, most, entries_of);
+        });
     }
 }

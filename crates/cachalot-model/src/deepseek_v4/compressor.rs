@@ -25,6 +25,15 @@ pub(super) struct Group {
     position: usize,
 }
 
+/// A step's rows and the groups that they complete.
+#[derive(Clone, Copy)]
+struct Complete<'a> {
+    rows: &'a [Row],
+    spans: &'a [Span],
+    groups: &'a [Group],
+    segments: &'a [Segment<'a>],
+}
+
 /// What one of a layer's compressors computes in a step.
 #[derive(Default)]
 pub(super) struct Projected {
@@ -111,14 +120,17 @@ impl Model {
         let complete = work.rows.iter().filter(|row| (row.position + 1).is_multiple_of(ratio));
         groups.extend(complete.map(|row| Group { segment: row.segment, position: row.position + 1 - ratio }));
 
-        self.make_rows(&compressed.compressor, [cache, 0], &work.rows, &work.spans, groups, entries, segments);
+        let step = Complete { rows: &work.rows, spans: &work.spans, groups, segments };
+        self.make_rows(&compressed.compressor, [cache, 0], &step, entries);
+        if let Some((_, compressor)) = &compressed.indexer {
+            self.make_rows(compressor, [cache, 1], &step, index_keys);
+        }
         let dim = compressed.compressor.dim();
         for (group, row) in groups.iter().zip(entries.rows.chunks_exact(dim)) {
             let pages = &mut segments[group.segment].sequence.caches[cache].entries;
             pages.push(|record| self.codecs.key.encode(compute, row, record));
         }
         let Some((_, compressor)) = &compressed.indexer else { return };
-        self.make_rows(compressor, [cache, 1], &work.rows, &work.spans, groups, index_keys, segments);
         for (group, row) in groups.iter().zip(index_keys.rows.chunks_exact_mut(compressor.dim())) {
             if self.codecs.transform {
                 hadamard(row);
@@ -128,18 +140,9 @@ impl Model {
         }
     }
 
-    /// Makes the rows of all `groups`; `ring` is the number of the cache and of its ring.
-    #[allow(clippy::too_many_arguments)]
-    fn make_rows(
-        &self,
-        compressor: &Compressor,
-        ring: [usize; 2],
-        rows: &[Row],
-        spans: &[Span],
-        groups: &[Group],
-        projected: &mut Projected,
-        segments: &[Segment],
-    ) {
+    /// Makes the rows of all groups of `step`; `ring` is the number of the cache and of its ring.
+    fn make_rows(&self, compressor: &Compressor, ring: [usize; 2], step: &Complete, projected: &mut Projected) {
+        let Complete { rows, spans, groups, segments } = *step;
         projected.add_places(compressor, rows);
         projected.stage(ring[0], ring[1], compressor.width(), spans, segments);
         let (compute, dim) = (&self.trunk.compute, compressor.dim());

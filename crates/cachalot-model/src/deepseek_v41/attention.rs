@@ -56,18 +56,25 @@ impl Model {
 
     fn attend(&self, layer: usize, work: &mut Workspace, segments: &[Segment]) {
         let (rows, selection) = (&work.rows, &work.index.selection);
-        let step = Step { layer, rows, spans: &work.spans, window_records: work.window_records.of(layer), segments };
+        let step = Step {
+            layer,
+            rows,
+            spans: &work.spans,
+            window_records: work.window_records.of(layer),
+            segments,
+            angles: &work.angles[self.rope(layer)],
+            entry: ENTRY,
+            entries_at_most: self.config.index_topk,
+        };
         let owner = self.config.layers[layer].kv_source.filter(|_| !self.ablation.entries);
         let source = owner.map(|owner| self.source_index(owner));
-        let entries_of = |row: usize| match source {
+        let sinks = &self.layers[layer].attention.sinks;
+        self.trunk.attend(&step, sinks, &mut work.attention, |row| match source {
             Some(source) => {
                 let cache = &segments[rows[row].segment].sequence.caches[source];
                 Entries::Listed(&cache.entries, selection.of(row))
             }
             None => Entries::None,
-        };
-        let sinks = &self.layers[layer].attention.sinks;
-        let (angles, buffers) = (&work.angles[self.rope(layer)], &mut work.attention);
-        self.trunk.attend(&step, sinks, angles, buffers, ENTRY, self.config.index_topk, entries_of);
+        });
     }
 }

@@ -136,6 +136,11 @@ pub struct Step<'a> {
     /// Window records of the layer, by slot.
     pub window_records: &'a [u8],
     pub segments: &'a [Segment<'a>],
+    pub angles: &'a Angles,
+    /// Form of the compressed entries.
+    pub entry: Codec,
+    /// Most entries that a query sees.
+    pub entries_at_most: usize,
 }
 
 impl Trunk {
@@ -213,25 +218,21 @@ impl Trunk {
         }
     }
 
-    /// Attends for every row, over its window and what `entries_of` says (records of the form `entry`), and rotates the
-    /// result back. No query sees more than `entries_at_most` entries.
+    /// Attends for every row, over its window and the entries that `entries_of` says, and rotates the result back.
     pub fn attend<'a>(
         &self,
         step: &Step<'a>,
         sinks: &[f32],
-        angles: &Angles,
         buffers: &mut AttentionBuffers,
-        entry: Codec,
-        entries_at_most: usize,
         entries_of: impl Fn(usize) -> Entries<'a> + Sync,
     ) {
         let (dim, heads, rotary) =
             (self.config.head_dim, self.config.num_attention_heads, self.config.qk_rope_head_dim);
         let (compute, pool) = (&self.compute, self.compute.pool());
         let scale = 1.0 / (dim as f32).sqrt();
-        let keys_of = |row: usize| self.keys_of(step, row, entry, entries_of(row));
+        let keys_of = |row: usize| self.keys_of(step, row, entries_of(row));
         let unrotate = |row: usize, out: &mut [f32]| {
-            let (cos, sin) = angles.of(row);
+            let (cos, sin) = step.angles.of(row);
             for head in out.chunks_exact_mut(dim) {
                 rope(&mut head[dim - rotary..], cos, sin, true);
             }
@@ -240,7 +241,7 @@ impl Trunk {
         sized(out, q.len());
         let width = heads * dim;
         lanes.resize_with(pool.threads(), Lane::default);
-        let keys_at_most = self.config.sliding_window + entries_at_most;
+        let keys_at_most = self.config.sliding_window + step.entries_at_most;
         if step.rows.len() > pool.threads() || width * keys_at_most < SHARED_WORK {
             // Many queries, or little work: one task each.
             let q = &*q;
@@ -279,14 +280,14 @@ impl Trunk {
         }
     }
 
-    fn keys_of<'a>(&self, step: &Step<'a>, row: usize, entry: Codec, entries: Entries<'a>) -> Keys<'a> {
+    fn keys_of<'a>(&self, step: &Step<'a>, row: usize, entries: Entries<'a>) -> Keys<'a> {
         let Row { segment, position, .. } = step.rows[row];
         let (span, sequence) = (step.spans[segment], &*step.segments[segment].sequence);
         let record = self.window_record();
         let base = span.first_row * record;
         let first = self.window_from(step.layer, position, sequence);
         Keys {
-            codecs: [self.window, entry],
+            codecs: [self.window, step.entry],
             ring: &sequence.windows[step.layer],
             fresh: &step.window_records[base..base + span.count * record],
             start: span.start,

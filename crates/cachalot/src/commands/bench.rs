@@ -234,7 +234,6 @@ fn kernels(args: &KernelArgs) -> anyhow::Result<ExitCode> {
         batch: args.batch.into(),
         shapes: args.model.shapes.to_vec(),
         attention: args.model.attention.to_vec(),
-        ..cachalot_bench::Options::default()
     };
     let report = cachalot_bench::kernels(&options)?;
     if args.json {

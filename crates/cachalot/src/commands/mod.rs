@@ -5,4 +5,5 @@ pub mod chat;
 pub mod forward;
 pub mod inspect;
 pub mod run;
+pub mod synth;
 pub mod trace;

@@ -69,7 +69,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let options = args.text.turn_options(&args.sampling, args.logprobs.map(usize::from));
     options.sampling.validate()?;
     let engine = Arc::new(open::model(&args.model, &args.engine, args.json)?);
-    let mut conversation = args.text.conversation(args.model.thinks());
+    let mut conversation = args.text.conversation(args.model.thinks(), engine.effort_texts());
     conversation.messages.push(Message::user(question));
     let mut session = Session::new(Arc::clone(&engine));
 

@@ -109,7 +109,7 @@ fn record(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     let options = args.text.turn_options(&args.sampling, None);
     options.sampling.validate()?;
     let engine = Arc::new(open::model(&args.model, &args.engine, false)?);
-    let mut conversation = args.text.conversation(args.model.thinks());
+    let mut conversation = args.text.conversation(args.model.thinks(), engine.effort_texts());
     conversation.messages.push(Message::user(question));
     let mut session = Session::new(Arc::clone(&engine));
     interrupt::listen();

@@ -7,3 +7,4 @@ mod interrupt;
 mod others;
 mod run;
 mod support;
+mod v4;

@@ -44,7 +44,7 @@ fn every_shell_gets_completions() {
 
 #[test]
 fn help_has_examples_and_exit_codes() {
-    for command in ["run", "chat", "forward", "bench kernels"] {
+    for command in ["run", "chat", "forward", "bench kernels", "synth"] {
         let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let run = cachalot(&words);
         assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{command}");
@@ -71,4 +71,20 @@ fn a_reader_that_goes_away_is_no_failure() {
     drop(child.stdout.take());
     let run = crate::support::finished(child.wait_with_output().expect("the program ends"));
     assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
+}
+
+#[test]
+fn synth_writes_what_inspect_reads() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("flash").display().to_string();
+    let run = cachalot(&["synth", "v4-flash", "--headers-only", "--layers", "4", &path]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.out.contains("in 6 shards of headers"), "{run:?}");
+    let inspection = cachalot(&["inspect", "--json", &path]).json();
+    assert_eq!((&inspection["layers"], &inspection["draft"]), (&4.into(), &false.into()));
+    cachalot(&["synth", "v4-flash", &path]).refused(1, &["is not empty"]);
+    let other = folder.path().join("other").display().to_string();
+    cachalot(&["synth", "v4-flash", "--layers", "44", &other]).refused(1, &["--layers 44: 1 to 43 are possible"]);
+    cachalot(&["synth", "v5", &other]).refused(2, &["v5", "lite-200b"]);
+    assert!(!std::path::Path::new(&other).exists());
 }

@@ -53,7 +53,8 @@ pub fn chat(args: &ChatArgs) -> anyhow::Result<ExitCode> {
     let options = args.text.turn_options(&args.sampling, None);
     options.sampling.validate()?;
     let engine = Arc::new(open::model(&args.model, &args.engine, false)?);
-    let mut talk = Talk::new(Arc::clone(&engine), args.stats, args.text.conversation(args.model.thinks()), options);
+    let conversation = args.text.conversation(args.model.thinks(), engine.effort_texts());
+    let mut talk = Talk::new(Arc::clone(&engine), args.stats, conversation, options);
     let interactive = std::io::IsTerminal::is_terminal(&std::io::stdin());
     let mut lines = lines::open()?;
     interrupt::listen();
