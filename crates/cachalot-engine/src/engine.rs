@@ -348,6 +348,13 @@ impl Engine {
         Stats { experts: self.experts.stats(), rows: self.rows.stats(), disk: self.reader.activity() }
     }
 
+    /// Bytes per second that the disk delivers, over `time`: records of the model's own experts, read as the model reads
+    /// them, at places that `seed` chooses. `None` if nothing can be read.
+    pub fn measure_disk(&self, time: Duration, seed: u64) -> Option<f64> {
+        let (targets, method) = (self.experts.targets(), self.reader.method());
+        cachalot_storage::measure(&targets, self.probe.read_bytes, method, time, seed).ok()
+    }
+
     /// Bytes that reads in flight and kept rows take at most.
     pub fn reading_bytes(&self) -> usize {
         self.reader.buffer_bytes() + self.rows.capacity_bytes()

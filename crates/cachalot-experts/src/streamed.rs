@@ -200,6 +200,16 @@ impl StreamedExperts {
         stats
     }
 
+    /// Where experts lie, for a measurement of the disk.
+    pub fn targets(&self) -> Vec<Target> {
+        self.shared.layout.targets()
+    }
+
+    /// Bytes of one expert in the files.
+    pub fn record_bytes(&self) -> usize {
+        self.shared.layout.record_bytes()
+    }
+
     /// Starts to record uses, forgetting what was recorded.
     pub fn start_trace(&self) {
         self.shared.lock().trace = Some(Vec::new());

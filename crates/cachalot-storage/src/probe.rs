@@ -117,6 +117,26 @@ pub fn probe(targets: &[Target], read_bytes: usize, budget: Duration) -> Probe {
     report
 }
 
+/// Bytes per second that `method` reads pieces of `read_bytes` from `targets` with, over `time`; another `seed` reads at
+/// other places.
+///
+/// # Errors
+/// What the system says if it cannot be read that way.
+pub fn measure(
+    targets: &[Target],
+    read_bytes: usize,
+    method: Method,
+    time: Duration,
+    seed: u64,
+) -> Result<f64, String> {
+    let targets: Vec<&Target> =
+        targets.iter().filter(|target| target.range.end - target.range.start >= read_bytes as u64).collect();
+    if targets.is_empty() {
+        return Err("there is nothing to read".to_owned());
+    }
+    Turn { targets: &targets, read_bytes, time, seed }.measure(method)
+}
+
 fn choose(tried: &[Tried]) -> Option<Tried> {
     let worth = |tried: &Tried| {
         let rate = tried.bytes_per_second.unwrap_or(0.0);

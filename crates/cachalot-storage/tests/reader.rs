@@ -189,6 +189,9 @@ fn the_probe_chooses_what_works() {
     assert_eq!((found.method.interface, found.method.direct), (Interface::Pread, false));
     assert!(found.fallback().unwrap().contains("O_DIRECT is not possible here"), "{:?}", found.fallback());
 
+    assert!(measure(&[target(&memory)], 300_000, found.method, Duration::from_millis(10), 7).unwrap() > 0.0);
+    assert!(measure(&[], 300_000, found.method, Duration::from_millis(10), 7).is_err());
+
     // Nothing to read: nothing is measured, and nothing fails.
     assert_eq!(probe(&[target(&memory)], 5 << 20, Duration::from_millis(10)).bytes_per_second, None);
 }
