@@ -23,8 +23,8 @@ from weights import decode, encode_fp4, encode_fp8, random_weights, read_layers,
 
 PRECISIONS = {"f32": torch.float32, "bf16": torch.bfloat16}
 FP8_BLOCK = 128
-# The head and the compressors' projections are bfloat16 on disk, whatever they compute in.
-STORED_AS_BFLOAT16 = re.compile(r"^head\.weight$|\.(wkv|wgate)\.weight$")
+# These are bfloat16 on disk, whatever they compute in.
+STORED_AS_BFLOAT16 = re.compile(r"^head\.weight$|\.(wkv|wgate|gate|weights_proj)\.weight$")
 
 
 # ---------------------------------------------------------------- configuration and checkpoint
