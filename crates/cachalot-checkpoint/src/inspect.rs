@@ -367,7 +367,8 @@ impl Inspection {
         writeln!(f, "\n  in memory always          {:>12}", bytes(resident_bytes))?;
         let (experts, one) = (grouped(experts), bytes(expert_bytes));
         writeln!(f, "  routed experts            {:>12}   {experts} of {one}", bytes(experts_bytes))?;
-        writeln!(f, "  read by row               {:>12}   token embedding and Engram tables", bytes(rows_bytes))?;
+        let engram = if self.group(Group::EngramTables).tensors > 0 { " and Engram tables" } else { "" };
+        writeln!(f, "  read by row               {:>12}   token embedding{engram}", bytes(rows_bytes))?;
         let token = &self.token;
         writeln!(
             f,

@@ -278,7 +278,7 @@ fn the_architecture_is_decided_by_the_config() {
 #[test]
 fn keys_of_v4_are_refused_by_name() {
     let foreign = "belongs into a deepseek_v4 config, not here";
-    for key in ["num_hash_layers", "layer_types", "text_config.num_hash_layers", "text_config.rope_parameters"] {
+    for key in ["num_hash_layers", "compress_rates", "text_config.num_hash_layers", "text_config.mlp_layer_types"] {
         assert_eq!(with(key, json!(3)), [format!("{key}: {foreign}")]);
     }
     assert_eq!(with("compress_ratios", json!([0, 4])), [format!("compress_ratios: {foreign}")]);

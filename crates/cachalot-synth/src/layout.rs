@@ -75,7 +75,7 @@ fn part(name: &str) -> String {
     }
 }
 
-/// All tensors of a model of this config, shard by shard, in the order in which the model uses them.
+/// All tensors of a model of this config, shard by shard: embedding, head, layers, draft stages, image path.
 pub fn shards(architecture: &Architecture) -> Vec<Shard> {
     let mut parts: Vec<(String, Shard)> = Vec::new();
     architecture.for_each_tensor(|tensor| {

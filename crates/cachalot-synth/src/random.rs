@@ -32,7 +32,7 @@ pub fn fill(key: u64, offset: u64, buffer: &mut [u8]) {
 
 /// A number of the stream of `key` below `bound`, nearly uniform: the bias is below `bound / 2^64`.
 pub fn below(key: u64, index: u64, bound: u64) -> u64 {
-    (u128::from(word(key, index)) * u128::from(bound) >> 64) as u64
+    ((u128::from(word(key, index)) * u128::from(bound)) >> 64) as u64
 }
 
 /// The value below which a standard normal variable lies with probability `p`, 0 < p < 1.

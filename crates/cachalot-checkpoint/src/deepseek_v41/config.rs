@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use std::ops::Deref;
 
 /// Keys that only V4 configs have.
-const V4_KEYS: [&str; 5] = ["num_hash_layers", "compress_rates", "layer_types", "mlp_layer_types", "rope_parameters"];
+const V4_KEYS: [&str; 3] = ["num_hash_layers", "compress_rates", "mlp_layer_types"];
 
 /// A V4.1 configuration that has passed every check; the dimensions of its [`Trunk`] are its own.
 ///

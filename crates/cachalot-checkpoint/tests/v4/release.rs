@@ -130,6 +130,42 @@ fn headers_alone_say_as_much() {
     }
 }
 
+/// The tensors decide: stages without their keys are set aside, keys without stages declare nothing, and the number of
+/// stages is theirs.
+#[test]
+fn tensors_decide_about_the_draft() {
+    let json = |config: &Value| serde_json::to_vec(config).expect("JSON");
+    let read = |json: &[u8]| Config::from_json(json).unwrap_or_else(|problems| panic!("{problems}"));
+    let small = |edit: &dyn Fn(&mut Value)| {
+        let mut small = config(false, "dspark");
+        extend(&mut small, json!({"n_routed_experts": 8}));
+        edit(&mut small);
+        small
+    };
+    let whole = read(&json(&small(&|_| {})));
+    let open = |config: &Value, tensors: &Config| {
+        let release = Release::new(&json(config), true, |visit| tensors.for_each_tensor(visit));
+        Checkpoint::open(Arc::new(release))
+    };
+    let undeclared = small(&|config| {
+        config.as_object_mut().expect("an object").retain(|key, _| !key.starts_with("dspark_"));
+    });
+    let checkpoint = open(&undeclared, &whole).expect("opens");
+    assert!(!checkpoint.abilities().draft);
+    assert!(Inspection::of(&checkpoint).group(Group::SetAside).tensors > 3 * 48);
+    let mut none = whole.clone();
+    none.build.draft = None;
+    assert!(!open(&small(&|_| {}), &none).expect("opens").abilities().draft);
+    let mut two = whole.clone();
+    two.dspark.as_mut().expect("DSpark").stages = 2;
+    let checkpoint = open(&small(&|_| {}), &two).expect("opens");
+    let settled = checkpoint.architecture().deepseek_v4().expect("V4").dspark.as_ref().expect("DSpark");
+    assert_eq!((settled.stages, checkpoint.abilities().draft), (2, true));
+    // The 1 of a config that comes with three stages changes nothing; neither does an MTP block's 3.
+    let preview = small(&|config| config["num_nextn_predict_layers"] = json!(3));
+    assert_eq!(open(&preview, &whole).expect("opens").architecture().deepseek_v4().expect("V4").build, whole.build);
+}
+
 fn near(found: u64, expected: f64) -> bool {
     (found as f64 / expected - 1.0).abs() < 0.01
 }

@@ -106,3 +106,15 @@ fn what_does_not_fit_together_is_named() {
     let error = refuse(&[("tokenizer.json", vec![b' '; (64 << 20) + 1])]);
     assert!(matches!(error, OpenError::Storage(_)) && error.to_string().contains("tokenizer.json"), "{error}");
 }
+
+/// Previews of V4 come with an MTP block; without one, it is a later build.
+#[test]
+fn the_build_decides_the_texts_of_efforts() {
+    use cachalot_text::conversation::EffortTexts;
+    let texts = |path: &str| {
+        let files = Arc::new(Directory::new(repository(path)));
+        Engine::open(files, &options(), &mut |_| ()).expect("a model").effort_texts()
+    };
+    assert_eq!(texts("fixtures/v4-tiny"), EffortTexts::Preview);
+    assert_eq!(texts("fixtures/v41-tiny"), EffortTexts::Release);
+}
