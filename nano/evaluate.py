@@ -1,13 +1,27 @@
-"""How well nano does what it is to do, by the training code. `cachalot bench abilities` measures the exported file.
+"""How well nano does what it is to do, by the training code:  python evaluate.py STATE [--set NAME] [--no-memory] ...
 
-    python evaluate.py RUN/state.safetensors            # the fixed sets of ../fixtures/abilities
+Reads the fixed sets of ../fixtures/abilities and asks of every item whether greedy decoding gives its whole answer, token
+by token, with sparse selection and roundings as in the exported file. That is stricter than the items' own `judge`, by
+which the program measures the exported file.
 """
 
+import argparse
+import base64
+import io
+import json
 import random
+from collections import defaultdict
+from pathlib import Path
 
 import torch
+from PIL import Image
+from tokenizers import Tokenizer
 
 import pictures
+from render import Renderer, Sample
+from vision import span
+
+HERE = Path(__file__).parent
 
 
 def forward(net, tower, rows, images, **how):
@@ -55,3 +69,52 @@ def quick(net, tower, world, renderer, n, **how):
         some = [sampler(r) for _ in range(n if name != "facts" else 4 * n)]
         out[name] = round(sum(exact(net, tower, renderer, some, **how)) / len(some), 3)
     return out
+
+
+def item_sample(item):
+    """A line of a fixed set as a sample with its answer."""
+    answer = dict(role="assistant", content=item["answer"] if isinstance(item["answer"], str) else "")
+    if not isinstance(item["answer"], str):
+        answer["tool_calls"] = item["answer"]
+    if "reasoning" in item:
+        answer["reasoning_content"] = item["reasoning"]
+    images = [Image.open(io.BytesIO(base64.b64decode(p["image_url"]["url"].split(",")[1]))) for m in item["request"]["messages"]
+              if isinstance(m.get("content"), list) for p in m["content"] if p["type"] == "image_url"]
+    return Sample(dict(item["request"], messages=[*item["request"]["messages"], answer]), images)
+
+
+def main():
+    import state
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("state", type=Path)
+    p.add_argument("--sets", type=Path, default=HERE.parent / "fixtures/abilities")
+    p.add_argument("--set", action="append", help="only this file of the sets (repeatable)")
+    p.add_argument("--most", type=int, default=10**9, help="items an ability")
+    p.add_argument("--no-memory", action="store_true", help="Engram rows read as zeros")
+    p.add_argument("--window-only", action="store_true", help="no compressed entry is selected")
+    p.add_argument("--dense", action="store_true", help="neither selection nor roundings")
+    p.add_argument("--threads", type=int, default=1)
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    path = HERE / "tokenizer.json"
+    net, tower = state.build(Tokenizer.from_file(str(path)))
+    print(json.dumps(state.load(a.state, net, tower)))
+    renderer = Renderer(path, span)
+    how = dict(sparse=not a.dense, qat=not a.dense, no_memory=a.no_memory, topk=0 if a.window_only else None)
+    for file in sorted(a.sets.glob("*.jsonl")):
+        if a.set and file.stem not in a.set:
+            continue
+        by = defaultdict(list)
+        for line in file.read_text(encoding="utf-8").splitlines():
+            item = json.loads(line)
+            by[item["ability"]].append(item_sample(item))
+        total = []
+        for ability, samples in by.items():
+            good = exact(net, tower, renderer, samples[: a.most], **how)
+            total += good
+            print(f"{ability:20} {sum(good) / len(good):.3f} of {len(good)}", flush=True)
+        print(f"{file.stem:20} {sum(total) / len(total):.3f} of {len(total)} (all)", flush=True)
+
+
+if __name__ == "__main__":
+    main()

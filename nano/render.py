@@ -25,7 +25,7 @@ class Sample:
 
 
 def thinks(request):
-    return request.get("thinking", {}).get("type", "enabled") == "enabled"
+    return request.get("thinking", {}).get("type") != "disabled"
 
 
 def _content(content):
@@ -49,7 +49,7 @@ def _message(m, last):
 
 
 def conversation(request):
-    tools = [ToolDefinition(t["function"]["name"], t["function"].get("description"), t["function"].get("parameters"))
+    tools = [ToolDefinition(t["function"]["name"], t["function"].get("description") or "", t["function"].get("parameters") or {})
              for t in request.get("tools", [])]
     messages = [_message(m, i == len(request["messages"]) - 1) for i, m in enumerate(request["messages"])]
     return Conversation(messages, thinking_mode=thinks(request), tools=tools, reasoning_effort=request.get("reasoning_effort", "high"))
