@@ -1,7 +1,7 @@
 """Writes the fixed evaluation sets:  python heldout.py [../fixtures/abilities]
 
 One JSON object a line: `ability`, `name`, `request` (a chat-completion request without the answer), `prompt_ids` (what the
-vendor's encoder and tokenizer.json give; an image counts its positions), `judge`, `answer` (a right answer in nano's own
+vendor's encoder and tokenizer.json give, an image being one id), `judge`, `answer` (a right answer in nano's own
 words: text, or tool calls) and, where the model thinks, `reasoning`. The README says how `judge` decides. A fixed seed: the same files every time, but for new facts or wordings.
 """
 
@@ -37,7 +37,7 @@ class Writer:
                     png = io.BytesIO()
                     next(images).save(png, "PNG")
                     part["image_url"] = dict(url="data:image/png;base64," + base64.b64encode(png.getvalue()).decode())
-        item = dict(ability=ability, request=request, prompt_ids=self.renderer.prompt(request, sample.images), judge=judge,
+        item = dict(ability=ability, request=request, prompt_ids=self.renderer.prompt(request), judge=judge,
                     answer=answer["content"] or answer["tool_calls"])
         return item | (dict(reasoning=answer["reasoning_content"]) if thinks(request) else {})
 

@@ -53,7 +53,7 @@ def load(path, net, tower):
     """Fills the modules and returns progress. Refuses a file whose tensors are not exactly theirs."""
     with safe_open(path, "pt") as f:
         tensors = {k: f.get_tensor(k).float() for k in f.keys()}
-        progress = {k: int(v) for k, v in f.metadata().items()}
+        progress = {k: int(f.metadata()[k]) for k in ("step", "tokens", "seed")}
     for part, module in (("text", net), ("tower", tower)):
         module.load_state_dict({k.removeprefix(part + "."): v for k, v in tensors.items() if k.startswith(part + ".")})
     return progress

@@ -90,7 +90,8 @@ class Run:
 
     def step(self, done):
         a, step = self.a, self.progress["step"]
-        how = dict(sparse=done > a.dense, qat=done > a.rounded, index="learn" if step % 4 == 0 else None)
+        how = dict(sparse=done > a.dense, qat=done > a.rounded)
+        how["index"] = "learn" if step % 4 == 0 or how["sparse"] and step % 8 == 1 else None
         T = 256 if not how["sparse"] else a.long * 2 if step % 4 == 1 else a.long
         mix = World.LONG if how["sparse"] else World.SHORT
         if not how["sparse"] and step % 8 == 2:           # long rows now and then, so that the last phase is not a shock
