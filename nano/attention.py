@@ -121,7 +121,9 @@ class Attention(nn.Module):
         if self.L == cfg.candidate_source_layer_id:
             blocks = F.pad(s, (0, -s.shape[-1] % bs), value=-torch.inf).unflatten(-1, (-1, bs)).amax(-1)
             newest = ((st.pos + 1) // self.ratio - 1) // bs
-            blocks = blocks.masked_fill(torch.arange(blocks.shape[-1], device=s.device) == newest.unsqueeze(1), torch.inf)
+            blocks = blocks.masked_fill(
+                torch.arange(blocks.shape[-1], device=s.device) == newest.unsqueeze(1), torch.inf
+            )
             top = blocks.topk(min(cfg.candidate_topk_blocks, blocks.shape[-1]), -1)
             keep = torch.zeros_like(blocks, dtype=torch.bool).scatter(-1, top.indices, top.values > -torch.inf)
             st.candidates = keep.repeat_interleave(bs, -1)[..., : s.shape[-1]] & st.visible

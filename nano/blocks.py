@@ -52,9 +52,9 @@ class Hyper(nn.Module):
         self.fn = weight((24, 4 * D), 0.1 / math.sqrt(4 * D))
         self.scale = nn.Parameter(torch.ones(3))
         base = torch.zeros(24)
-        base[:4] = torch.tensor([0.0, -2.0, -2.0, -2.0])      # read mostly stream 0 at first
+        base[:4] = torch.tensor([0.0, -2.0, -2.0, -2.0])  # read mostly stream 0 at first
         base[4:8] = torch.tensor([0.0, -1.0, -1.0, -1.0])
-        base[8:] = 3.0 * torch.eye(4).flatten()                 # streams mostly keep to themselves
+        base[8:] = 3.0 * torch.eye(4).flatten()  # streams mostly keep to themselves
         self.base = nn.Parameter(base)
 
 

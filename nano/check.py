@@ -37,12 +37,18 @@ def both(name, kernel, plain, inputs, limit):
     """Values and gradients of a kernel against plain PyTorch in float32 from the same inputs."""
     outs = []
     for call, dtype in ((kernel, None), (plain, torch.float32)):
-        leaves = [t.detach().to(dtype or t.dtype).requires_grad_(True) if torch.is_tensor(t) and t.is_floating_point() else t for t in inputs]
+        leaves = [
+            t.detach().to(dtype or t.dtype).requires_grad_(True) if torch.is_tensor(t) and t.is_floating_point() else t
+            for t in inputs
+        ]
         out = call(*leaves)
         out = [o for o in (out if isinstance(out, tuple) else (out,)) if o is not None and o.requires_grad]
         torch.manual_seed(5)
         sum((o.float() * torch.randn(o.shape)).sum() for o in out).backward()
-        outs.append([o.detach() for o in out] + [t.grad for t in leaves if torch.is_tensor(t) and t.requires_grad and t.grad is not None])
+        outs.append(
+            [o.detach() for o in out]
+            + [t.grad for t in leaves if torch.is_tensor(t) and t.requires_grad and t.grad is not None]
+        )
     worst = max(distance(a, b) for a, b in zip(*outs, strict=True))
     check(f"kernel {name}", worst < limit, f"{worst:.1e} of {limit:.0e}")
 
@@ -52,22 +58,58 @@ def kernels(dtype, limit):
     N, D, T, H, d, W = 70, 64, 128, 2, 32, 32
     row = lambda *shape: torch.randn(*shape).to(dtype)
     hc = [torch.randn(24, 4 * D) * 0.1, torch.rand(3) + 0.5, torch.randn(24), torch.rand(D) + 0.5]
-    both(f"site {dtype}", lambda X, p, *h: ops.Site.apply(X, p, *h, 20, 1e-6, 1e-20), lambda X, p, *h: ops_torch.site(X, p, *h, 20, 1e-6, 1e-20),
-         [row(N, 4, D), torch.rand(N, 4), *hc], limit)
-    both(f"expand {dtype}", ops.Expand.apply, ops_torch.expand, [row(N, 4, D), row(N, D), torch.rand(N, 4), torch.rand(N, 16)], limit)
-    both(f"swiglu {dtype}", lambda g, w: ops.SwiGLU.apply(g * 6, w, 10.0), lambda g, w: ops_torch.swiglu(g * 6, w, 10.0), [row(N, 2 * D), torch.rand(N)], limit)
+    both(
+        f"site {dtype}",
+        lambda X, p, *h: ops.Site.apply(X, p, *h, 20, 1e-6, 1e-20),
+        lambda X, p, *h: ops_torch.site(X, p, *h, 20, 1e-6, 1e-20),
+        [row(N, 4, D), torch.rand(N, 4), *hc],
+        limit,
+    )
+    both(
+        f"expand {dtype}",
+        ops.Expand.apply,
+        ops_torch.expand,
+        [row(N, 4, D), row(N, D), torch.rand(N, 4), torch.rand(N, 16)],
+        limit,
+    )
+    both(
+        f"swiglu {dtype}",
+        lambda g, w: ops.SwiGLU.apply(g * 6, w, 10.0),
+        lambda g, w: ops_torch.swiglu(g * 6, w, 10.0),
+        [row(N, 2 * D), torch.rand(N)],
+        limit,
+    )
     angle = torch.randn(T, d // 4)
-    both(f"rope {dtype}", lambda x: ops.Rope.apply(x, angle.cos(), angle.sin(), 1.0), lambda x: ops_torch.rope(x, angle.cos(), angle.sin(), 1.0), [row(2, T, H, d)], limit)
+    both(
+        f"rope {dtype}",
+        lambda x: ops.Rope.apply(x, angle.cos(), angle.sin(), 1.0),
+        lambda x: ops_torch.rope(x, angle.cos(), angle.sin(), 1.0),
+        [row(2, T, H, d)],
+        limit,
+    )
     target = torch.randint(0, 90, (N,))
-    both(f"head {dtype}", lambda h, w: ops.HeadLoss.apply(h, w, target), lambda h, w: ops_torch.head_loss(h, w, target), [row(N, D), torch.randn(90, D) * 0.2], limit)
+    both(
+        f"head {dtype}",
+        lambda h, w: ops.HeadLoss.apply(h, w, target),
+        lambda h, w: ops_torch.head_loss(h, w, target),
+        [row(N, D), torch.randn(90, D) * 0.2],
+        limit,
+    )
     mask_w = (torch.rand(T, 2 * W) < 0.5).to(torch.uint8)
     mask_w[:W, :W], mask_w[:, W] = 0, 1
     mask_c = (torch.rand(2, T, 40) < 0.3).to(torch.uint8)
     for name, comp in (("window", None), ("compressed", row(2, 40, d))):
         mc = None if comp is None else mask_c
-        call = lambda f: (lambda q, kv, c, s: f(q, kv, c, mask_w, mc, s, W, True)[0])
-        both(f"attention {name} {dtype}", lambda q, kv, c, s: ops.SinkAttention.apply(q, kv, c, mask_w, ops.NONE if mc is None else mc, s, W, True)[0],
-             call(ops_torch.sink_attention), [row(2, T, H, d), row(2, T, d), comp, torch.randn(H)], limit)
+        call = lambda f: lambda q, kv, c, s: f(q, kv, c, mask_w, mc, s, W, True)[0]
+        both(
+            f"attention {name} {dtype}",
+            lambda q, kv, c, s: ops.SinkAttention.apply(q, kv, c, mask_w, ops.NONE if mc is None else mc, s, W, True)[
+                0
+            ],
+            call(ops_torch.sink_attention),
+            [row(2, T, H, d), row(2, T, d), comp, torch.randn(H)],
+            limit,
+        )
 
 
 def whole_model():
@@ -97,6 +139,7 @@ def whole_model():
 def export_formats():
     """Exported weights decode to exactly what the rounded phase of training computes with."""
     from quant import fp4_weight, fp8_weight
+
     w = torch.randn(64, 96) * 0.1
     out = released({"x.wkv.weight": w, "x.w2": w.unsqueeze(0)})
     fp8 = out["x.wkv.weight"].float() * out["x.wkv.scale"].float().repeat_interleave(32, 0).repeat_interleave(32, 1)
@@ -108,7 +151,9 @@ def export_formats():
 
 def prompts():
     """Rendered text and ids against the protocol fixtures (requests of the kind that samples have)."""
-    import tempfile, gzip
+    import gzip
+    import tempfile
+
     fixtures = HERE.parent / "fixtures/protocol"
     with tempfile.NamedTemporaryFile(suffix=".json") as f:
         f.write(gzip.open(fixtures / "tokenizer-v41.json.gz").read())
@@ -116,17 +161,36 @@ def prompts():
         renderer = Renderer(f.name, span)
     seen, wrong = 0, []
     efforts = {"low", "high", "max"}
-    others = {"v41_system_billing_header_stripped", "v41_tool_args_big_integer"}   # what the API layer does before the encoder
+    others = {
+        "v41_system_billing_header_stripped",
+        "v41_tool_args_big_integer",
+    }  # what the API layer does before the encoder
     for line in (fixtures / "encode.jsonl").read_text(encoding="utf-8").splitlines():
         case = json.loads(line)
         request = case["request"]
-        if case["model"] != "v41" or case["name"] in others or case["api"] != "chat" or set(request) - {"messages", "tools", "thinking", "reasoning_effort"}:
+        if (
+            case["model"] != "v41"
+            or case["name"] in others
+            or case["api"] != "chat"
+            or set(request) - {"messages", "tools", "thinking", "reasoning_effort"}
+        ):
             continue
         roles = {m["role"] for m in request["messages"]}
-        plain = all(isinstance(m.get("content"), (str, type(None))) and set(m) <= {"role", "content", "reasoning_content", "tool_calls", "tool_call_id"} for m in request["messages"])
-        if roles - {"system", "user", "assistant", "tool"} or not plain or request["messages"][-1]["role"] == "assistant" or request.get("reasoning_effort", "high") not in efforts:
+        plain = all(
+            isinstance(m.get("content"), (str, type(None)))
+            and set(m) <= {"role", "content", "reasoning_content", "tool_calls", "tool_call_id"}
+            for m in request["messages"]
+        )
+        if (
+            roles - {"system", "user", "assistant", "tool"}
+            or not plain
+            or request["messages"][-1]["role"] == "assistant"
+            or request.get("reasoning_effort", "high") not in efforts
+        ):
             continue
-        if any("strict" in t.get("function", {}) for t in request.get("tools", [])) or any(m["role"] == "system" and not m["content"] for m in request["messages"]):
+        if any("strict" in t.get("function", {}) for t in request.get("tools", [])) or any(
+            m["role"] == "system" and not m["content"] for m in request["messages"]
+        ):
             continue
         seen += 1
         if renderer.prompt(request) != case["ids"]:
@@ -151,8 +215,12 @@ def samples():
         prompt = renderer.prompt(request, sample.images)
         bad += ids[: len(prompt)] != prompt or not learn[len(prompt)] or learn[len(prompt) - 1] or ids[-1] != 1
     check("samples go on exactly from the program's prompt", bad == 0, f"{bad} of 400 wrong")
-    said = lambda w, n: {m["content"].split("\n")[-1] for _ in range(n) for m in w.sample(r, dict(fact=3, sums=1, unknown=2, needle=2)).request["messages"]
-                         if m["role"] == "user"}
+    said = lambda w, n: {
+        m["content"].split("\n")[-1]
+        for _ in range(n)
+        for m in w.sample(r, dict(fact=3, sums=1, unknown=2, needle=2)).request["messages"]
+        if m["role"] == "user"
+    }
     common = said(world, 4000) & said(held, 2000)
     check("no held-out question is trained on", not common, str(sorted(common)[:5]))
     batches = [Stream(renderer, 4).batch(9, 4, 256, World.SHORT) for _ in range(2)]

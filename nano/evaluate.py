@@ -1,8 +1,8 @@
 """How well nano does what it is to do, by the training code:  python evaluate.py STATE [--set NAME] [--no-memory] ...
 
-Reads the fixed sets of ../fixtures/abilities and asks of every item whether greedy decoding gives its whole answer, token
-by token, with sparse selection and roundings as in the exported file. That is stricter than the items' own `judge`, by
-which the program measures the exported file.
+Reads the fixed sets of ../fixtures/abilities and asks of every item whether greedy decoding gives its whole answer,
+token by token, with sparse selection and roundings as in the exported file. That is stricter than the items' own
+`judge`, by which the program measures the exported file.
 """
 
 import argparse
@@ -48,7 +48,9 @@ def exact(net, tower, renderer, samples, group=8, **how):
     good = [False] * len(samples)
     for at in range(0, len(rendered), group):
         part = rendered[at : at + group]
-        h = forward(net, tower, [p[0] for p in part], [i for p in part for i in p[2]], image_id=renderer.image_id, **how)
+        h = forward(
+            net, tower, [p[0] for p in part], [i for p in part for i in p[2]], image_id=renderer.image_id, **how
+        )
         for b, (ids, learn, _, n) in enumerate(part):
             want = torch.tensor(learn[1:]).nonzero().squeeze(1)
             got = net.logits(h[b, want]).argmax(-1).cpu()
@@ -60,9 +62,18 @@ def exact(net, tower, renderer, samples, group=8, **how):
 def quick(net, tower, world, renderer, n, **how):
     """Share of `n` held-out samples an ability, drawn afresh from a fixed seed; for the log of a run."""
     r = random.Random(1234)
-    draw = dict(facts=world.fact, unknown=world.unknown, sums=world.sums, lists=world.lists, chat=world.chat_samples.plain,
-                back=world.chat_samples.back, follow=world.chat_samples.follow, needle_250=lambda r: world.needle(r, 18),
-                tool=world.tool_samples.call, no_tool=world.tool_samples.no_tool)
+    draw = dict(
+        facts=world.fact,
+        unknown=world.unknown,
+        sums=world.sums,
+        lists=world.lists,
+        chat=world.chat_samples.plain,
+        back=world.chat_samples.back,
+        follow=world.chat_samples.follow,
+        needle_250=lambda r: world.needle(r, 18),
+        tool=world.tool_samples.call,
+        no_tool=world.tool_samples.no_tool,
+    )
     draw |= {k: (lambda r, k=k: pictures.image_sample(world, r, k)) for k in pictures.ASKS}
     out = {}
     for name, sampler in draw.items():
@@ -78,13 +89,19 @@ def item_sample(item):
         answer["tool_calls"] = item["answer"]
     if "reasoning" in item:
         answer["reasoning_content"] = item["reasoning"]
-    images = [Image.open(io.BytesIO(base64.b64decode(p["image_url"]["url"].split(",")[1]))) for m in item["request"]["messages"]
-              if isinstance(m.get("content"), list) for p in m["content"] if p["type"] == "image_url"]
+    images = [
+        Image.open(io.BytesIO(base64.b64decode(p["image_url"]["url"].split(",")[1])))
+        for m in item["request"]["messages"]
+        if isinstance(m.get("content"), list)
+        for p in m["content"]
+        if p["type"] == "image_url"
+    ]
     return Sample(dict(item["request"], messages=[*item["request"]["messages"], answer]), images)
 
 
 def main():
     import state
+
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("state", type=Path)
     p.add_argument("--sets", type=Path, default=HERE.parent / "fixtures/abilities")

@@ -10,25 +10,45 @@ import sys
 from pathlib import Path
 
 COUNTRIES, ELEMENTS, DEFINITIONS, GLOSSES, WORDS = 140, 80, 160, 600, 400
-NOT_SOVEREIGN = {"Hong Kong", "Puerto Rico", "Reunion", "Palestine", "Macao", "Western Sahara", "Guadeloupe", "Martinique",
-                 "French Guiana", "New Caledonia", "French Polynesia"}
+NOT_SOVEREIGN = {
+    "Hong Kong",
+    "Puerto Rico",
+    "Reunion",
+    "Palestine",
+    "Macao",
+    "Western Sahara",
+    "Guadeloupe",
+    "Martinique",
+    "French Guiana",
+    "New Caledonia",
+    "French Polynesia",
+}
 # Names under which the two country packages list the same country, and what people call it.
 SAME = {"Türkiye": ("Turkey", "Turkey"), "Czechia": ("Czech Republic", "Czechia"), "Fiji": ("Fiji Islands", "Fiji")}
 
-OPPOSITES = "hot cold,big small,up down,fast slow,good bad,day night,happy sad,old new,open closed,high low,light dark," \
-    "left right,wet dry,hard soft,full empty,early late,strong weak,long short,rich poor,in out,true false," \
-    "first last,near far,black white,clean dirty,loud quiet,thick thin,wide narrow,deep shallow,sharp blunt," \
-    "sweet sour,war peace,love hate,begin end,buy sell,give take,push pull,win lose,remember forget,inside outside," \
+OPPOSITES = (
+    "hot cold,big small,up down,fast slow,good bad,day night,happy sad,old new,open closed,high low,light dark,"
+    "left right,wet dry,hard soft,full empty,early late,strong weak,long short,rich poor,in out,true false,"
+    "first last,near far,black white,clean dirty,loud quiet,thick thin,wide narrow,deep shallow,sharp blunt,"
+    "sweet sour,war peace,love hate,begin end,buy sell,give take,push pull,win lose,remember forget,inside outside,"
     "above below,before after,always never,easy difficult,friend enemy,question answer"
-ANIMALS = "dog barks four mammal,cat meows four mammal,cow moos four mammal,duck quacks two bird,sheep bleats four mammal," \
-    "lion roars four mammal,frog croaks four amphibian,bee buzzes six insect,snake hisses no reptile,horse neighs four mammal," \
-    "pig oinks four mammal,wolf howls four mammal,owl hoots two bird,crow caws two bird,mouse squeaks four mammal," \
-    "chicken clucks two bird,goose honks two bird,donkey brays four mammal,elephant trumpets four mammal," \
-    "cricket chirps six insect,rooster crows two bird,turkey gobbles two bird,pigeon coos two bird,monkey chatters two mammal," \
+)
+ANIMALS = (
+    "dog barks four mammal,cat meows four mammal,cow moos four mammal,duck quacks two bird,sheep bleats four mammal,"
+    "lion roars four mammal,frog croaks four amphibian,bee buzzes six insect,snake hisses no reptile,"
+    "horse neighs four mammal,"
+    "pig oinks four mammal,wolf howls four mammal,owl hoots two bird,crow caws two bird,mouse squeaks four mammal,"
+    "chicken clucks two bird,goose honks two bird,donkey brays four mammal,elephant trumpets four mammal,"
+    "cricket chirps six insect,rooster crows two bird,turkey gobbles two bird,pigeon coos two bird,"
+    "monkey chatters two mammal,"
     "tiger growls four mammal,bear grunts four mammal,goat bleats four mammal,fly buzzes six insect"
-COLOURS = "the sky blue,grass green,snow white,blood red,a banana yellow,coal black,a lemon yellow,a carrot orange," \
-    "a strawberry red,milk white,the sea blue,a leaf green,the sun yellow,an elephant grey,chocolate brown,a raven black," \
+)
+COLOURS = (
+    "the sky blue,grass green,snow white,blood red,a banana yellow,coal black,a lemon yellow,a carrot orange,"
+    "a strawberry red,milk white,the sea blue,a leaf green,the sun yellow,an elephant grey,"
+    "chocolate brown,a raven black,"
     "a tomato red,a pumpkin orange,salt white,a lime green,a flamingo pink,a violet purple"
+)
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
 
@@ -43,7 +63,15 @@ def countries(root):
     for c in load("countries-list/countries.min.json").values():
         listed, name = SAME.get(c["name"], (c["name"], c["name"]))
         if population.get(listed, 0) and name not in NOT_SOVEREIGN and c["capital"] and len(c["currency"]):
-            rows.append((population[listed], name, c["capital"], continents[c["continent"]], currencies[c["currency"][0]]["name"]))
+            rows.append(
+                (
+                    population[listed],
+                    name,
+                    c["capital"],
+                    continents[c["continent"]],
+                    currencies[c["currency"][0]]["name"],
+                )
+            )
     rows.sort(reverse=True)
     return [r[1:] for r in rows[:COUNTRIES]]
 
@@ -72,9 +100,16 @@ def glosses(root):
 def facts(root):
     out = []
     for name, capital, continent, currency in countries(root):
-        out += [("capital", name, capital), ("country", capital, name), ("continent", name, continent), ("currency", name, currency)]
+        out += [
+            ("capital", name, capital),
+            ("country", capital, name),
+            ("continent", name, continent),
+            ("currency", name, currency),
+        ]
     database = sqlite3.connect(root / "mendeleev/mendeleev/elements.db")
-    for n, symbol, name in database.execute("select atomic_number,symbol,name from elements order by 1").fetchall()[:ELEMENTS]:
+    for n, symbol, name in database.execute("select atomic_number,symbol,name from elements order by 1").fetchall()[
+        :ELEMENTS
+    ]:
         name = name.lower()
         out += [("symbol", name, symbol), ("number", name, str(n)), ("element", symbol, name)]
     for pair in OPPOSITES.split(","):
@@ -100,7 +135,10 @@ def main():
     words = [w for w, _ in prose[DEFINITIONS:] if 3 <= len(w) <= 7][:WORDS]
     texts = [f"{w}: {g}." for w, g in prose[DEFINITIONS : DEFINITIONS + GLOSSES]]
     out = dict(facts=known, glosses=texts, words=words)
-    text = ",\n".join(json.dumps(k) + ":[\n" + ",\n".join(json.dumps(v, ensure_ascii=False) for v in vs) + "]" for k, vs in out.items())
+    text = ",\n".join(
+        json.dumps(k) + ":[\n" + ",\n".join(json.dumps(v, ensure_ascii=False) for v in vs) + "]"
+        for k, vs in out.items()
+    )
     Path(__file__).with_name("facts.json").write_text("{" + text + "}\n")
     print(len(known), "facts,", len(texts), "glosses,", len(words), "words")
 

@@ -1,8 +1,9 @@
 """Writes the fixed evaluation sets:  python heldout.py [../fixtures/abilities]
 
-One JSON object a line: `ability`, `name`, `request` (a chat-completion request without the answer), `prompt_ids` (what the
-vendor's encoder and tokenizer.json give, an image being one id), `judge`, `answer` (a right answer in nano's own
-words: text, or tool calls) and, where the model thinks, `reasoning`. The README says how `judge` decides. A fixed seed: the same files every time, but for new facts or wordings.
+One JSON object a line: `ability`, `name`, `request` (a chat-completion request without the answer), `prompt_ids` (what
+the vendor's encoder and tokenizer.json give, an image being one id), `judge`, `answer` (a right answer in nano's own
+words: text, or tool calls) and, where the model thinks, `reasoning`. The README says how `judge` decides. A fixed seed:
+the same files every time, but for new facts or wordings.
 """
 
 import base64
@@ -37,8 +38,13 @@ class Writer:
                     png = io.BytesIO()
                     next(images).save(png, "PNG")
                     part["image_url"] = dict(url="data:image/png;base64," + base64.b64encode(png.getvalue()).decode())
-        item = dict(ability=ability, request=request, prompt_ids=self.renderer.prompt(request), judge=judge,
-                    answer=answer["content"] or answer["tool_calls"])
+        item = dict(
+            ability=ability,
+            request=request,
+            prompt_ids=self.renderer.prompt(request),
+            judge=judge,
+            answer=answer["content"] or answer["tool_calls"],
+        )
         return item | (dict(reasoning=answer["reasoning_content"]) if thinks(request) else {})
 
     def write(self, name, items):
@@ -64,7 +70,13 @@ class Writer:
 
     def unknown(self):
         r = random.Random(102)
-        self.write("unknown", [self.item("unknown", plain(self.world.unknown, r), dict(kind="contains", all=["don't know"])) for _ in range(100)])
+        self.write(
+            "unknown",
+            [
+                self.item("unknown", plain(self.world.unknown, r), dict(kind="contains", all=["don't know"]))
+                for _ in range(100)
+            ],
+        )
 
     def sums(self):
         """Half of them without thinking, the other half with the three efforts."""
@@ -73,7 +85,13 @@ class Writer:
             thinking = n % 2
             sample = mode(self.world.sums, r, thinking, MODES[1 + n // 2 % 3])
             answer = sample.request["messages"][-1]["content"]
-            items.append(self.item("sums/thinking" if thinking else "sums/direct", sample, dict(kind="contains", all=[answer.split(" = ")[1]])))
+            items.append(
+                self.item(
+                    "sums/thinking" if thinking else "sums/direct",
+                    sample,
+                    dict(kind="contains", all=[answer.split(" = ")[1]]),
+                )
+            )
         self.write("sums", items)
 
     def lists(self):
@@ -82,15 +100,23 @@ class Writer:
             for _ in range(40):
                 sample = plain(lambda r: self.world.lists(r, kind), r)
                 answer = sample.request["messages"][-1]["content"]
-                judge = dict(kind="contains", all=[answer.split()[0]]) if kind == "count" else dict(kind="exact", text=answer)
+                judge = (
+                    dict(kind="contains", all=[answer.split()[0]])
+                    if kind == "count"
+                    else dict(kind="exact", text=answer)
+                )
                 items.append(self.item(f"lists/{kind}", sample, judge))
         self.write("lists", items)
 
     def needle(self):
         """Codes in 250, 1,000 and 2,000 tokens. `far`: farther back than the window reaches through all layers."""
         r = random.Random(105)
-        for name, tokens, n, codes, first in (("needle-250", 250, 40, 4, None), ("needle-1000", 1000, 30, 6, None), ("needle-2000", 2000, 20, 6, None),
-                                              ("needle-far", 1500, 20, 6, 0.3)):
+        for name, tokens, n, codes, first in (
+            ("needle-250", 250, 40, 4, None),
+            ("needle-1000", 1000, 30, 6, None),
+            ("needle-2000", 2000, 20, 6, None),
+            ("needle-far", 1500, 20, 6, 0.3),
+        ):
             items = []
             for _ in range(n):
                 lines = int(tokens / 14)
@@ -138,7 +164,11 @@ class Writer:
             for kind in kinds:
                 for _ in range(40):
                     sample = plain(lambda r: pictures.image_sample(self.world, r, kind), r)
-                    items.append(self.item(f"{name}/{kind}", sample, dict(kind="exact", text=sample.request["messages"][-1]["content"])))
+                    items.append(
+                        self.item(
+                            f"{name}/{kind}", sample, dict(kind="exact", text=sample.request["messages"][-1]["content"])
+                        )
+                    )
             self.write(name, items)
 
 

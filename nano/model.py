@@ -77,18 +77,40 @@ class Nano(nn.Module):
         angle = [pos.float().unsqueeze(1) * f for f in (self.window_frequencies, self.entry_frequencies)]
         kp = (pos // W * W - W).unsqueeze(1) + torch.arange(2 * W, device=dev)
         window = (kp >= 0) & (kp <= pos.unsqueeze(1)) & (kp > pos.unsqueeze(1) - W)
-        return State(qat=qat, index=index or ("select" if sparse else None), sparse=sparse, pos=pos, image=image,
-                     rope=[(a.cos(), a.sin()) for a in angle], classes=self.token_map[ids], no_memory=no_memory,
-                     window_mask=window.to(torch.uint8), pending=None, index_loss=torch.zeros((), device=dev),
-                     candidates=None, topk=self.cfg.index_topk if topk is None else topk)
+        return State(
+            qat=qat,
+            index=index or ("select" if sparse else None),
+            sparse=sparse,
+            pos=pos,
+            image=image,
+            rope=[(a.cos(), a.sin()) for a in angle],
+            classes=self.token_map[ids],
+            no_memory=no_memory,
+            window_mask=window.to(torch.uint8),
+            pending=None,
+            index_loss=torch.zeros((), device=dev),
+            candidates=None,
+            topk=self.cfg.index_topk if topk is None else topk,
+        )
 
-    def forward(self, ids, *, index=None, sparse=False, qat=False, image=None, image_rows=None, no_memory=False, topk=None,
-                features=()):
+    def forward(
+        self,
+        ids,
+        *,
+        index=None,
+        sparse=False,
+        qat=False,
+        image=None,
+        image_rows=None,
+        no_memory=False,
+        topk=None,
+        features=(),
+    ):
         """ids [B,T], T a multiple of the window. Returns hidden [B,T,D] and the indexer's loss.
 
         `image` [B,T] marks the positions that `image_rows` [positions, D] fill, in order. `index="learn"` trains the
-        indexer. `no_memory` zeroes the Engram rows and `topk=0` leaves the window alone (diagnostics). With layer ids in
-        `features`, the mean of the streams entering those layers [B,T,len*D] is a third result, which the DSpark
+        indexer. `no_memory` zeroes the Engram rows and `topk=0` leaves the window alone (diagnostics). With layer ids
+        in `features`, the mean of the streams entering those layers [B,T,len*D] is a third result, which the DSpark
         draft module reads (deepseek-v41.md 5.1).
         """
         B, T = ids.shape

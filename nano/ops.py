@@ -27,9 +27,14 @@ def _build():
     if os.environ.get("NANO_KERNELS") == "0":
         return None
     from torch.utils.cpp_extension import load
+
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # where pip puts ninja
-    return load("nano_ops_c", [str(Path(__file__).with_name("ops.cpp"))], extra_ldflags=["-fopenmp"],
-                extra_cflags=["-O3", "-march=native", "-ffast-math", "-fopenmp"])
+    return load(
+        "nano_ops_c",
+        [str(Path(__file__).with_name("ops.cpp"))],
+        extra_ldflags=["-fopenmp"],
+        extra_cflags=["-O3", "-march=native", "-ffast-math", "-fopenmp"],
+    )
 
 
 _cpp = _build()
@@ -107,7 +112,8 @@ class Site(Function):
         zeros = lambda g, n: torch.zeros(X.shape[0], n) if g is None else g.contiguous()
         gx = torch.zeros(X.shape[0], X.shape[2], dtype=X.dtype) if gx is None else gx.contiguous()
         gX, gm, gpre_in, gw, gz = _cpp.site_backward(
-            X, m, r, pre_in, w, scale, base, gx, zeros(gpre, 4), zeros(gpost, 4), zeros(gcomb, 16), *ctx.constants)
+            X, m, r, pre_in, w, scale, base, gx, zeros(gpre, 4), zeros(gpost, 4), zeros(gcomb, 16), *ctx.constants
+        )
         gm16 = gm.to(X.dtype)
         flat = gX.view(X.shape[0], -1)
         flat.addmm_(gm16, fn16)

@@ -52,8 +52,12 @@ class Optimisers:
             small = name.endswith((".fn", "q_weight", "k_weight")) or p.ndim < 2 or name.startswith(("embed", "head"))
             (tables if "engram.embed" in name else rest if small else matrices).append(p)
         adam = lambda params, rate, **k: torch.optim.AdamW(params, rate, weight_decay=0.0, fused=True, **k)
-        self.all = [Muon(matrices, lr, dtype=dtype), adam(rest, lr, betas=(0.9, 0.95)),
-                    adam(tables, lr * 5, betas=(0.9, 0.99), eps=1e-12), adam(list(tower.parameters()), 1e-3, betas=(0.9, 0.98))]
+        self.all = [
+            Muon(matrices, lr, dtype=dtype),
+            adam(rest, lr, betas=(0.9, 0.95)),
+            adam(tables, lr * 5, betas=(0.9, 0.99), eps=1e-12),
+            adam(list(tower.parameters()), 1e-3, betas=(0.9, 0.98)),
+        ]
         self.groups = [(g, g["lr"]) for o in self.all for g in o.param_groups]
         self.parameters = [p for g, _ in self.groups for p in g["params"]]
 

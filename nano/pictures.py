@@ -6,41 +6,140 @@ from PIL import Image, ImageDraw, ImageFont
 
 from render import Sample
 
-SIZE = 84            # pixels a side: 2 x 2 cells of 3 x 3 patches of 14, so 8 positions and no resizing
-COLOURS = dict(red=(220, 40, 40), green=(40, 170, 60), blue=(40, 70, 220), yellow=(240, 220, 50), black=(20, 20, 20),
-               white=(245, 245, 245), orange=(250, 140, 30), purple=(140, 50, 170))
+SIZE = 84  # pixels a side: 2 x 2 cells of 3 x 3 patches of 14, so 8 positions and no resizing
+COLOURS = dict(
+    red=(220, 40, 40),
+    green=(40, 170, 60),
+    blue=(40, 70, 220),
+    yellow=(240, 220, 50),
+    black=(20, 20, 20),
+    white=(245, 245, 245),
+    orange=(250, 140, 30),
+    purple=(140, 50, 170),
+)
 SHAPES = ("circle", "square", "triangle", "cross")
 FLAGS = {  # v: vertical stripes, h: horizontal, d: disc on a field, c: Nordic cross on a field, x: centred cross
-    "France": ("v", "blue white red"), "Italy": ("v", "green white red"), "Ireland": ("v", "green white orange"),
-    "Belgium": ("v", "black yellow red"), "Romania": ("v", "blue yellow red"), "Nigeria": ("v", "green white green"),
-    "Peru": ("v", "red white red"), "Germany": ("h", "black red yellow"), "Netherlands": ("h", "red white blue"),
-    "Russia": ("h", "white blue red"), "Hungary": ("h", "red white green"), "Bulgaria": ("h", "white green red"),
-    "Austria": ("h", "red white red"), "Poland": ("h", "white red"), "Ukraine": ("h", "blue yellow"),
-    "Japan": ("d", "white red"), "Bangladesh": ("d", "green red"), "Sweden": ("c", "blue yellow"), "Denmark": ("c", "red white"),
-    "Switzerland": ("x", "red white")}
+    "France": ("v", "blue white red"),
+    "Italy": ("v", "green white red"),
+    "Ireland": ("v", "green white orange"),
+    "Belgium": ("v", "black yellow red"),
+    "Romania": ("v", "blue yellow red"),
+    "Nigeria": ("v", "green white green"),
+    "Peru": ("v", "red white red"),
+    "Germany": ("h", "black red yellow"),
+    "Netherlands": ("h", "red white blue"),
+    "Russia": ("h", "white blue red"),
+    "Hungary": ("h", "red white green"),
+    "Bulgaria": ("h", "white green red"),
+    "Austria": ("h", "red white red"),
+    "Poland": ("h", "white red"),
+    "Ukraine": ("h", "blue yellow"),
+    "Japan": ("d", "white red"),
+    "Bangladesh": ("d", "green red"),
+    "Sweden": ("c", "blue yellow"),
+    "Denmark": ("c", "red white"),
+    "Switzerland": ("x", "red white"),
+}
 NUMBERS = "no one two three four five six seven eight".split()
 
 ASKS = dict(  # the last two are held out
-    colour=["What colour is the shape?", "Which colour does the shape have?", "What colour is it?", "Name the colour of the shape.", "Colour?",
-            "The shape has which colour?", "Tell me the colour of the shape.", "What is the colour of the shape?", "Which colour is it?",
-            "Say the colour of the shape.", "Could you tell me the colour of the shape?", "In which colour is the shape?"],
-    shape=["What shape is this?", "Which shape do you see?", "Name the shape.", "Shape?", "What is the shape?", "Which shape is it?",
-           "Tell me the shape.", "What shape is in the image?", "What shape do you see?", "Is it a circle or something else?",
-           "Could you name the shape?", "Which shape is in the picture?"],
-    digit=["Which digit is this?", "Read the digit.", "What digit is it?", "Which number do you see?", "Digit?", "Tell me the digit.",
-           "What number is this?", "Name the digit.", "What digit do you see?", "Which digit is in the image?", "Could you read the digit?",
-           "Which number is in the picture?"],
-    flag=["Which country has this flag?", "Whose flag is this?", "Name the country of this flag.", "Flag of which country?", "What flag is this?",
-          "Which flag do you see?", "Tell me whose flag this is.", "This is the flag of?", "To which country does this flag belong?",
-          "Which flag is it?", "Could you say whose flag this is?", "The flag of which country is this?"],
-    describe=["What do you see?", "Describe the image.", "What is in the image?", "Describe this.", "What is this?", "Tell me what you see.",
-              "What does the image show?", "Say what you see.", "Could you describe the picture?", "What can be seen here?"],
-    count=["How many frames are there?", "How many frames does the video have?", "Count the frames.", "How many images are there?", "Frames?",
-           "How many pictures do you see?", "Tell me how many frames there are.", "What is the number of frames?", "How many images do you see?",
-           "Number of frames?", "Could you count the frames?", "How many frames can you see?"],
-    change=["What changes?", "What changes in the video?", "What is different at the end?", "What happens?", "Which thing changes?",
-            "What changes from the first frame to the last?", "Tell me what changes.", "What has changed at the end?", "Describe the change.",
-            "Say what changes.", "Could you say what changes?", "What becomes different?"])
+    colour=[
+        "What colour is the shape?",
+        "Which colour does the shape have?",
+        "What colour is it?",
+        "Name the colour of the shape.",
+        "Colour?",
+        "The shape has which colour?",
+        "Tell me the colour of the shape.",
+        "What is the colour of the shape?",
+        "Which colour is it?",
+        "Say the colour of the shape.",
+        "Could you tell me the colour of the shape?",
+        "In which colour is the shape?",
+    ],
+    shape=[
+        "What shape is this?",
+        "Which shape do you see?",
+        "Name the shape.",
+        "Shape?",
+        "What is the shape?",
+        "Which shape is it?",
+        "Tell me the shape.",
+        "What shape is in the image?",
+        "What shape do you see?",
+        "Is it a circle or something else?",
+        "Could you name the shape?",
+        "Which shape is in the picture?",
+    ],
+    digit=[
+        "Which digit is this?",
+        "Read the digit.",
+        "What digit is it?",
+        "Which number do you see?",
+        "Digit?",
+        "Tell me the digit.",
+        "What number is this?",
+        "Name the digit.",
+        "What digit do you see?",
+        "Which digit is in the image?",
+        "Could you read the digit?",
+        "Which number is in the picture?",
+    ],
+    flag=[
+        "Which country has this flag?",
+        "Whose flag is this?",
+        "Name the country of this flag.",
+        "Flag of which country?",
+        "What flag is this?",
+        "Which flag do you see?",
+        "Tell me whose flag this is.",
+        "This is the flag of?",
+        "To which country does this flag belong?",
+        "Which flag is it?",
+        "Could you say whose flag this is?",
+        "The flag of which country is this?",
+    ],
+    describe=[
+        "What do you see?",
+        "Describe the image.",
+        "What is in the image?",
+        "Describe this.",
+        "What is this?",
+        "Tell me what you see.",
+        "What does the image show?",
+        "Say what you see.",
+        "Could you describe the picture?",
+        "What can be seen here?",
+    ],
+    count=[
+        "How many frames are there?",
+        "How many frames does the video have?",
+        "Count the frames.",
+        "How many images are there?",
+        "Frames?",
+        "How many pictures do you see?",
+        "Tell me how many frames there are.",
+        "What is the number of frames?",
+        "How many images do you see?",
+        "Number of frames?",
+        "Could you count the frames?",
+        "How many frames can you see?",
+    ],
+    change=[
+        "What changes?",
+        "What changes in the video?",
+        "What is different at the end?",
+        "What happens?",
+        "Which thing changes?",
+        "What changes from the first frame to the last?",
+        "Tell me what changes.",
+        "What has changed at the end?",
+        "Describe the change.",
+        "Say what changes.",
+        "Could you say what changes?",
+        "What becomes different?",
+    ],
+)
 
 
 def _colour(r, name):
@@ -120,7 +219,9 @@ def still(r, kind):
         n = r.randint(0, 9)
         return [draw(r, None, fg, bg, digit=n)], f"The digit is {n}."
     shape = r.choice(SHAPES)
-    answer = dict(colour=f"The shape is {fg}.", shape=f"It is a {shape}.", describe=f"A {fg} {shape} on a {bg} background.")[kind]
+    answer = dict(
+        colour=f"The shape is {fg}.", shape=f"It is a {shape}.", describe=f"A {fg} {shape} on a {bg} background."
+    )[kind]
     return [draw(r, shape, fg, bg)], answer
 
 
@@ -134,11 +235,21 @@ def video(r, kind):
     if kind == "change":
         what = r.choice(["colour", "shape", "background", "place", "nothing"])
         new = r.choice([s for s in SHAPES if s != shape])
-        last = dict(colour=dict(colour=other), shape=dict(shape=new), background=dict(background=ground), nothing={},
-                    place=dict(at=(r.choice([22, 62]), r.choice([22, 62]))))[what]
+        last = dict(
+            colour=dict(colour=other),
+            shape=dict(shape=new),
+            background=dict(background=ground),
+            nothing={},
+            place=dict(at=(r.choice([22, 62]), r.choice([22, 62]))),
+        )[what]
         spec[-1].update(last)
-        answer = dict(colour=f"The colour changes from {k} to {other}.", shape=f"The {shape} becomes a {new}.", nothing="Nothing changes.",
-                      background=f"The background changes from {bg} to {ground}.", place="The shape moves.")[what]
+        answer = dict(
+            colour=f"The colour changes from {k} to {other}.",
+            shape=f"The {shape} becomes a {new}.",
+            nothing="Nothing changes.",
+            background=f"The background changes from {bg} to {ground}.",
+            place="The shape moves.",
+        )[what]
     return [draw(r, **s) for s in spec], answer
 
 
@@ -147,5 +258,7 @@ def image_sample(world, r, kind=None):
     images, answer = (video if kind in ("count", "change") else still)(r, kind)
     sample = world.finish(r, world.pick(r, ASKS[kind]), answer, "I look at the image.", noise=False)
     user = next(m for m in sample.request["messages"] if m["role"] == "user")
-    user["content"] = [dict(type="image_url", image_url=dict(url=""))] * len(images) + [dict(type="text", text=user["content"])]
+    user["content"] = [dict(type="image_url", image_url=dict(url=""))] * len(images) + [
+        dict(type="text", text=user["content"])
+    ]
     return Sample(sample.request, images)

@@ -1,14 +1,24 @@
 """A conversation to token ids, by the vendor's own encoder: exactly what `cachalot run`, `chat` and `serve` send.
 
-A request has the shape of a chat-completion request: `messages`, `tools`, `thinking` {"type": "enabled" | "disabled"} and
-`reasoning_effort` ("low", "high", "max": 50, 75, 100 in the prompt). A sample is a request whose last message is the answer.
+A request has the shape of a chat-completion request: `messages`, `tools`, `thinking` {"type": "enabled" | "disabled"}
+and `reasoning_effort` ("low", "high", "max": 50, 75, 100 in the prompt). A sample is a request whose last message is
+the answer.
 """
 
 import json
 from dataclasses import dataclass, field
 
-from deepseek_recipe import (AssistantMessage, BytesImageSource, Conversation, DeepseekV41Encoding, SystemMessage, ToolCall,
-                             ToolDefinition, ToolMessage, UserMessage)
+from deepseek_recipe import (
+    AssistantMessage,
+    BytesImageSource,
+    Conversation,
+    DeepseekV41Encoding,
+    SystemMessage,
+    ToolCall,
+    ToolDefinition,
+    ToolMessage,
+    UserMessage,
+)
 from tokenizers import Tokenizer
 
 from tokenizer import ASSISTANT, EOS, IMAGE
@@ -20,6 +30,7 @@ ENCODING = DeepseekV41Encoding()
 @dataclass
 class Sample:
     """`request` with the answer as its last message, and the pictures of its image parts in order (PIL images)."""
+
     request: dict
     images: list = field(default_factory=list)
 
@@ -32,7 +43,9 @@ def _content(content):
     """Text of a message and the number of images in it; parts are joined by blank lines (protocol.md 2.6)."""
     if isinstance(content, str) or content is None:
         return content or "", 0
-    return "\n\n".join(p["text"] if p["type"] == "text" else ENCODER_IMAGE for p in content), sum(p["type"] != "text" for p in content)
+    return "\n\n".join(p["text"] if p["type"] == "text" else ENCODER_IMAGE for p in content), sum(
+        p["type"] != "text" for p in content
+    )
 
 
 def _message(m, last):
@@ -49,10 +62,16 @@ def _message(m, last):
 
 
 def conversation(request):
-    tools = [ToolDefinition(t["function"]["name"], t["function"].get("description") or "", t["function"].get("parameters") or {})
-             for t in request.get("tools", [])]
+    tools = [
+        ToolDefinition(
+            t["function"]["name"], t["function"].get("description") or "", t["function"].get("parameters") or {}
+        )
+        for t in request.get("tools", [])
+    ]
     messages = [_message(m, i == len(request["messages"]) - 1) for i, m in enumerate(request["messages"])]
-    return Conversation(messages, thinking_mode=thinks(request), tools=tools, reasoning_effort=request.get("reasoning_effort", "high"))
+    return Conversation(
+        messages, thinking_mode=thinks(request), tools=tools, reasoning_effort=request.get("reasoning_effort", "high")
+    )
 
 
 def fragments(request):
@@ -65,7 +84,7 @@ def fragments(request):
     out.append((rendered.prompt[at:], False))
     out = [(IMAGE if text == ENCODER_IMAGE and control else text, control) for text, control in out if text]
     if request["messages"][-1]["role"] == "assistant":
-        if request["messages"][-1].get("tool_calls"):   # the encoder opened a new turn after the calls
+        if request["messages"][-1].get("tool_calls"):  # the encoder opened a new turn after the calls
             out = out[: len(out) - [t for t, _ in reversed(out)].index(EOS)]
         else:
             out.append((EOS, True))
@@ -87,7 +106,9 @@ class Renderer:
         """Token ids of fragments; plain text never becomes a control token. Also which fragment each id is of."""
         ids, source, images = [], [], iter(images)
         for n, (text, control) in enumerate(pieces):
-            part = [self.controls.token_to_id(text)] if control else self.plain.encode(text, add_special_tokens=False).ids
+            part = (
+                [self.controls.token_to_id(text)] if control else self.plain.encode(text, add_special_tokens=False).ids
+            )
             if control and text == IMAGE:
                 image = next(images, None)
                 part *= 1 if image is None else self.span(image.height, image.width)
@@ -114,6 +135,6 @@ class Renderer:
             learned[n] = inside
             if control and text == EOS:
                 inside = False
-            elif n - 1 in heads:                          # <think> or </think>: given by the prompt
+            elif n - 1 in heads:  # <think> or </think>: given by the prompt
                 inside = True
         return ids, [learned[n] for n in source]

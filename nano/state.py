@@ -27,9 +27,11 @@ class Tower(torch.nn.Module):
 
     def label_loss(self, images, labels):
         """images [N,3,84,84], labels [N, kinds] with -1 for none. Mean cross entropy over the labels there are."""
-        rows = self.tower(images)[:, [1, 2, 4, 5]].flatten(1)     # the 2 x 2 cells among start, newlines and end
-        losses = [torch.nn.functional.cross_entropy(head(rows), labels[:, i], ignore_index=-1, reduction="sum")
-                  for i, head in enumerate(self.labels)]
+        rows = self.tower(images)[:, [1, 2, 4, 5]].flatten(1)  # the 2 x 2 cells among start, newlines and end
+        losses = [
+            torch.nn.functional.cross_entropy(head(rows), labels[:, i], ignore_index=-1, reduction="sum")
+            for i, head in enumerate(self.labels)
+        ]
         return sum(losses) / (labels >= 0).sum().clamp_min(1)
 
 
@@ -42,8 +44,11 @@ def build(tokenizer):
 
 def save(path, net, tower, progress):
     """`progress`: step, tokens, seed. Written beside and renamed, so that a cut leaves the last whole file."""
-    tensors = {f"{part}.{k}": v.detach().to("cpu", torch.bfloat16).contiguous()
-               for part, module in (("text", net), ("tower", tower)) for k, v in module.state_dict().items()}
+    tensors = {
+        f"{part}.{k}": v.detach().to("cpu", torch.bfloat16).contiguous()
+        for part, module in (("text", net), ("tower", tower))
+        for k, v in module.state_dict().items()
+    }
     path = Path(path)
     save_file(tensors, path.with_suffix(".new"), metadata={k: str(v) for k, v in progress.items()})
     os.replace(path.with_suffix(".new"), path)

@@ -1,4 +1,4 @@
-"""Packed training batches. Batch `step` depends on seed, step and shape alone: a resumed run goes on where it stopped."""
+"""Packed training batches. A batch depends on seed, step and shape alone, so a resumed run goes on where it was."""
 
 import random
 
@@ -9,7 +9,7 @@ from abilities import World
 
 
 class Batch:
-    """ids, targets [B,T] (-1: not learned); `pixels` [N,3,84,84] or None and `image` [B,T] bool or None, its positions."""
+    """ids, targets [B,T] (-1: not learned); `pixels` [N,3,84,84] and `image` [B,T], their positions, or None."""
 
     def __init__(self, ids, targets, images, image_id):
         self.ids, self.targets = ids[:, :-1].contiguous(), targets[:, 1:].contiguous()

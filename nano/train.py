@@ -1,9 +1,9 @@
 """Trains nano:  python train.py RUN --minutes 150 [--resume state.safetensors | --warm CHECKPOINT]
 
-One run is one session's work: warm-up, dense attention on 256 tokens (the indexer learns from it every few steps), sparse
-selection on 1,024 tokens and more (tools, long needles), then the release's roundings while the rate falls. RUN/log.jsonl
-is the loss log, RUN/state.safetensors the last state, written every few minutes and when the run ends or is told to
-(SIGTERM). Phases go by wall time, so that a run ends when it should on a machine of any speed.
+One run is one session's work: warm-up, dense attention on 256 tokens (the indexer learns from it every few steps),
+sparse selection on 1,024 tokens and more (tools, long needles), then the release's roundings while the rate falls.
+RUN/log.jsonl is the loss log, RUN/state.safetensors the last state, written every few minutes and when the run ends or
+is told to (SIGTERM). Phases go by wall time, so that a run ends when it should on a machine of any speed.
 """
 
 import argparse
@@ -36,7 +36,9 @@ def arguments():
     p.add_argument("--dense", type=float, default=0.6, help="share of the run with dense attention")
     p.add_argument("--rounded", type=float, default=0.8, help="share of the run before roundings are on")
     p.add_argument("--tokens", type=int, default=8192, help="a step")
-    p.add_argument("--long", type=int, default=1024, help="tokens a row of the sparse phase; every fourth step twice that")
+    p.add_argument(
+        "--long", type=int, default=1024, help="tokens a row of the sparse phase; every fourth step twice that"
+    )
     p.add_argument("--lr", type=float, default=3e-3)
     p.add_argument("--labelled", type=int, default=64, help="images a step that teach the tower from labels")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -61,6 +63,7 @@ class Run:
             self.progress = state.load(a.resume, self.net, self.tower)
         elif a.warm:
             import warm
+
             warm.start(a.warm, self.net, self.renderer)
         self.net.to(self.device).train()
         self.tower.to(self.device).train()
@@ -94,7 +97,7 @@ class Run:
         how["index"] = "learn" if step % 4 == 0 or how["sparse"] and step % 8 == 1 else None
         T = 256 if not how["sparse"] else a.long * 2 if step % 4 == 1 else a.long
         mix = World.LONG if how["sparse"] else World.SHORT
-        if not how["sparse"] and step % 8 == 2:           # long rows now and then, so that the last phase is not a shock
+        if not how["sparse"] and step % 8 == 2:  # long rows now and then, so that the last phase is not a shock
             T, mix = a.long, World.LONG
         loss, index, label, tokens = self.loss(T, mix, **how)
         (loss + index + 0.3 * label).backward()
@@ -103,7 +106,9 @@ class Run:
         self.net.update_biases(1e-3 if done < 0.85 else 0)
         self.progress["step"] += 1
         self.progress["tokens"] += tokens
-        return dict(loss=loss.item(), index=index.item() if how["index"] else None, label=label.item(), T=T, qat=how["qat"])
+        return dict(
+            loss=loss.item(), index=index.item() if how["index"] else None, label=label.item(), T=T, qat=how["qat"]
+        )
 
     def train(self):
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stop", True))
@@ -118,8 +123,14 @@ class Run:
                     mean[k] = 0.9 * mean.get(k, got[k]) + 0.1 * got[k]
             if self.progress["step"] % 10 == 0:
                 seconds = time.time() - self.begin
-                self.say(**self.progress, **{k: round(v, 4) for k, v in mean.items()}, T=got["T"], **how, seconds=round(seconds),
-                         rate=round((self.progress["tokens"] - before) / seconds))
+                self.say(
+                    **self.progress,
+                    **{k: round(v, 4) for k, v in mean.items()},
+                    T=got["T"],
+                    **how,
+                    seconds=round(seconds),
+                    rate=round((self.progress["tokens"] - before) / seconds),
+                )
             if time.time() - saved > 60 * a.save:
                 self.save()
                 saved = time.time()

@@ -1,8 +1,8 @@
 """Starts training from a checkpoint in the released format whose tokenizer is another one.
 
-The layers are taken as they are (dequantised); embedding and head by the spelling of tokens, a new token from the mean of
-the old tokens it was made of. Rows of the Engram tables are addressed by n-grams of tokens: a row is taken over where
-drawn samples show an n-gram that both tokenizers cut in the same places, and is small noise elsewhere.
+The layers are taken as they are (dequantised); embedding and head by the spelling of tokens, a new token from the mean
+of the old tokens it was made of. Rows of the Engram tables are addressed by n-grams of tokens: a row is taken over
+where drawn samples show an n-gram that both tokenizers cut in the same places, and is small noise elsewhere.
 """
 
 import random
@@ -47,10 +47,16 @@ def stacked(w, key, experts):
     head, _, leaf = key.rpartition(".")
     get = lambda form: w.get(f"{head}.{form}.weight")
     if leaf in ("w13", "w2"):
-        one = lambda e: torch.cat((get(f"experts.{e}.w1"), get(f"experts.{e}.w3"))) if leaf == "w13" else get(f"experts.{e}.w2")
+        one = lambda e: (
+            torch.cat((get(f"experts.{e}.w1"), get(f"experts.{e}.w3"))) if leaf == "w13" else get(f"experts.{e}.w2")
+        )
         return torch.stack([one(e) for e in range(experts)])
     if leaf in ("shared_w13", "shared_w2"):
-        return torch.cat((get("shared_experts.w1"), get("shared_experts.w3"))) if leaf == "shared_w13" else get("shared_experts.w2")
+        return (
+            torch.cat((get("shared_experts.w1"), get("shared_experts.w3")))
+            if leaf == "shared_w13"
+            else get("shared_experts.w2")
+        )
     for part in (".fn", ".scale", ".base"):
         if ".hc_" in key and key.endswith(part):
             key = key.removesuffix(part) + part.replace(".", "_")
@@ -61,7 +67,10 @@ def spelled(renderer, pieces):
     """ids of fragments and the byte offset at which each ends."""
     ids, source = renderer.ids(pieces)
     control = {n for n, (_, c) in enumerate(pieces) if c}
-    lengths = [len(pieces[n][0].encode()) if n in control else len(renderer.controls.id_to_token(i)) for i, n in zip(ids, source)]
+    lengths = [
+        len(pieces[n][0].encode()) if n in control else len(renderer.controls.id_to_token(i))
+        for i, n in zip(ids, source)
+    ]
     return ids, np.cumsum(lengths)
 
 
@@ -74,7 +83,9 @@ def seed_tables(net, w, new, old, samples=6000):
         pieces.append((text + " ", False))
     (new_ids, new_ends), (old_ids, old_ends) = spelled(new, pieces), spelled(old, pieces)
     at = np.minimum(np.searchsorted(old_ends, new_ends), len(old_ends) - 1)
-    same = (old_ends[at] == new_ends) & (np.concatenate(([0], old_ends[:-1]))[at] == np.concatenate(([0], new_ends[:-1])))
+    same = (old_ends[at] == new_ends) & (
+        np.concatenate(([0], old_ends[:-1]))[at] == np.concatenate(([0], new_ends[:-1]))
+    )
     classes, count = token_classes(old.controls)
     cfg = config(len(classes), count)
     rows_new = lambda e: e.rows(net.token_map[torch.tensor(new_ids)].unsqueeze(0), None)[0]
@@ -106,7 +117,9 @@ def start(directory, net, renderer):
                 text = renderer.controls.id_to_token(i)
                 ids = [old.controls.token_to_id(text)]
                 if ids[0] is None:
-                    ids = old.plain.encode(renderer.controls.decode([i], skip_special_tokens=False), add_special_tokens=False).ids
+                    ids = old.plain.encode(
+                        renderer.controls.decode([i], skip_special_tokens=False), add_special_tokens=False
+                    ).ids
                 value[i] = w[key][ids].mean(0) if ids else 0
             taken += 1
         elif "engram.embed" not in key and (found := stacked(w, key, net.cfg.n_routed_experts)) is not None:
