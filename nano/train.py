@@ -39,7 +39,7 @@ def arguments():
     p.add_argument(
         "--long", type=int, default=1024, help="tokens a row of the sparse phase; every fourth step twice that"
     )
-    p.add_argument("--lr", type=float, default=3e-3)
+    p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--labelled", type=int, default=64, help="images a step that teach the tower from labels")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
