@@ -2,7 +2,7 @@
 
 use cachalot_storage::{
     Bytes, DiskFile, Fault, Faulty, Interface, Memory, Method, Plan, Priority, Read, Reader, Sink, Storage,
-    StorageError, Target, probe,
+    StorageError, Target, measure, probe,
 };
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
