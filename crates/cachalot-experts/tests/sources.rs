@@ -147,7 +147,7 @@ fn what_was_expected_is_used_or_dropped() {
     plan.on_calls(0..u64::MAX, Fault::Delay(Duration::from_millis(20)));
     experts.prefetch(3, &mut (0..14), Certainty::Certain);
     // Most have not been issued yet: nobody wants them.
-    fetch(&experts, 3, &[0, 7], |number, expert| assert_stored_later(number, expert)).expect("reads");
+    fetch(&experts, 3, &[0, 7], assert_stored_later).expect("reads");
     let stats = experts.stats();
     assert!(stats.prefetch.used >= 1 && stats.prefetch.dropped >= 4, "{stats:?}");
     plan.clear();

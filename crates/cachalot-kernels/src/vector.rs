@@ -140,7 +140,7 @@ mod tests {
         let mut transformed = values.clone();
         hadamard(&mut transformed);
         for (row, got) in transformed.iter().enumerate() {
-            let sign = |column: usize| if (row & column).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+            let sign = |column: usize| if (row & column).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
             let sum: f64 = values.iter().enumerate().map(|(column, x)| sign(column) * f64::from(*x)).sum();
             assert!((f64::from(*got) - sum / 128f64.sqrt()).abs() < 1e-6, "row {row}");
         }

@@ -8,10 +8,13 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+/// A read's token, and what came of it.
+type Arrived = (u64, Result<Vec<u8>, String>);
+
 /// Keeps what arrives, in the order in which it does.
 #[derive(Default)]
 struct Kept {
-    arrived: Mutex<Vec<(u64, Result<Vec<u8>, String>)>>,
+    arrived: Mutex<Vec<Arrived>>,
     unwanted: Mutex<Vec<u64>>,
     change: Condvar,
 }
