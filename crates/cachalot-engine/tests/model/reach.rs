@@ -23,7 +23,7 @@ fn assert_same(ours: &[f32], theirs: &[f32], what: &str) {
 
 #[test]
 fn rows_that_nothing_sees_are_left_out() {
-    for name in ["v41-tiny", "v41-ones-first", "v41-pairs"] {
+    for name in ["v41-tiny", "v41-ones-first", "v41-pairs", "v4-tiny", "v4-fp8-experts"] {
         let fixture = Fixture::open(name);
         let ids = fixture.tensors().ids(fixture.prompts().last().unwrap());
         let tokens: Vec<u32> = ids.iter().copied().cycle().take(230).collect();

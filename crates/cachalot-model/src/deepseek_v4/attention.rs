@@ -31,13 +31,26 @@ impl Model {
             work.window_records.of_mut(layer),
         );
         if let Some(compressed) = &weights.compressed {
-            self.compress(compressed, work, segments);
+            if !work.v4.appended {
+                self.compress(compressed, work, segments);
+            }
             if compressed.indexer.is_some() {
                 self.select(layer, compressed, indexer.is_some(), work, segments);
             }
         }
         self.attend(layer, most, work, segments);
         trunk.project_output(&weights.attention, work);
+    }
+
+    /// What a layer keeps of all rows' input: their window keys, and the groups that they complete.
+    pub(super) fn keep_input(&self, layer: usize, work: &mut Workspace, segments: &mut [Segment]) {
+        let weights = &self.layers[layer];
+        self.project(layer, false, work);
+        let (angles, records) = (&work.angles[self.rope(layer)], work.window_records.of_mut(layer));
+        self.trunk.write_window(&weights.attention, angles, &mut work.attention, &work.rows, records);
+        if let Some(compressed) = &weights.compressed {
+            self.compress(compressed, work, segments);
+        }
     }
 
     /// Entries that a query at `position` can see: the groups that are complete, its own included.

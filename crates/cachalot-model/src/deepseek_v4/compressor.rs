@@ -114,7 +114,7 @@ impl Model {
     /// Appends the entries and index keys of all groups that this step completes.
     pub(super) fn compress(&self, compressed: &Compressed, work: &mut Workspace, segments: &mut [Segment]) {
         let (compute, cache) = (&self.trunk.compute, compressed.cache);
-        let Buffers { groups, entries, index_keys } = &mut work.v4;
+        let Buffers { groups, entries, index_keys, .. } = &mut work.v4;
         let ratio = compressed.compressor.ratio;
         groups.clear();
         let complete = work.rows.iter().filter(|row| (row.position + 1).is_multiple_of(ratio));

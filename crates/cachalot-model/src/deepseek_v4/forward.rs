@@ -16,6 +16,7 @@ impl Model {
         self.trunk.check(segments)?;
         self.trunk.begin(work, segments);
         self.expect_experts(work);
+        work.v4.appended = false;
         let outcome =
             self.trunk.embed(work, segments).and_then(|()| self.run_layers(work, segments, trace.as_deref_mut()));
         if let Err(error) = outcome {
@@ -48,9 +49,14 @@ impl Model {
             if let Some(trace) = trace.as_deref_mut() {
                 trace.record_streams(layer, &work.streams);
             }
-            self.trunk.mix(&weights.attention_site, work);
-            self.trunk.hand_over(work);
-            self.trunk.collapse(&weights.attention_norm, work);
+            // Whoever records internal choices wants those of every row.
+            if layer + 1 == self.layers.len() && trace.is_none() {
+                self.end_rows(layer, work, segments);
+                if work.rows.is_empty() {
+                    break;
+                }
+            }
+            self.read_streams(layer, work);
             self.attention(layer, work, segments);
             self.record_selection(layer, work, trace.as_deref_mut());
             self.trunk.expand(work);
@@ -62,6 +68,35 @@ impl Model {
             self.trunk.expand(work);
         }
         Ok(())
+    }
+
+    /// The input of a layer's attention.
+    fn read_streams(&self, layer: usize, work: &mut Workspace) {
+        let weights = &self.layers[layer];
+        self.trunk.mix(&weights.attention_site, work);
+        self.trunk.hand_over(work);
+        self.trunk.collapse(&weights.attention_norm, work);
+    }
+
+    /// Ends the rows whose logits nobody wants at the last layer: what remains of them is what it keeps of their input.
+    fn end_rows(&self, layer: usize, work: &mut Workspace, segments: &mut [Segment]) {
+        let mut kept = std::mem::take(&mut work.kept);
+        kept.clear();
+        kept.extend((0..work.rows.len()).filter(|&index| {
+            let row = &work.rows[index];
+            match segments[row.segment].logits {
+                LogitsOf::All => true,
+                LogitsOf::Last => row.position + 1 == work.spans[row.segment].end(),
+                LogitsOf::None | LogitsOf::Later(_) => false,
+            }
+        }));
+        if kept.len() < work.rows.len() {
+            self.read_streams(layer, work);
+            self.keep_input(layer, work, segments);
+            work.v4.appended = true;
+            work.keep(&kept);
+        }
+        work.kept = kept;
     }
 
     fn record_selection(&self, layer: usize, work: &Workspace, trace: Option<&mut Trace>) {

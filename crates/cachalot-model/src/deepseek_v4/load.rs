@@ -2,6 +2,8 @@
 
 use cachalot_checkpoint::Checkpoint;
 use cachalot_checkpoint::deepseek_v4::Config;
+use cachalot_checkpoint::family::Weights;
+use cachalot_kernels::Treatment;
 
 use super::weights::Layer;
 use super::{Codecs, INPUT_BLOCK, Model, layout};
@@ -32,8 +34,13 @@ impl Model {
             caches += usize::from(layers[layer].compressed.is_some());
         }
         let mut reader = Reader { checkpoint, prefix: String::new(), done: progress };
+        let mut trunk = Trunk::read(&mut reader, &config.trunk, &parts, codecs.key, INPUT_BLOCK, 0)?;
+        if [config.build.dense, config.build.experts] == [Weights::Plain; 2] {
+            // Where no weight is quantised, the vendor's kernels round no input either.
+            (trunk.dense, trunk.routed) = (Treatment::Float32, Treatment::Float32);
+        }
         Ok(Self {
-            trunk: Trunk::read(&mut reader, &config.trunk, &parts, codecs.key, INPUT_BLOCK, 0)?,
+            trunk,
             head_site: reader.site("hc_head")?,
             layout,
             codecs,

@@ -41,6 +41,8 @@ pub(crate) struct Buffers {
     groups: Vec<compressor::Group>,
     entries: compressor::Projected,
     index_keys: compressor::Projected,
+    /// The last layer has appended its groups before, with the rows that ended there.
+    appended: bool,
 }
 
 /// The forms of what sequences keep.
