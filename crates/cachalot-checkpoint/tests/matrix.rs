@@ -2,10 +2,13 @@
 
 #[path = "support/decode.rs"]
 mod decode;
+#[path = "support/seen.rs"]
+mod seen;
 
 use cachalot_checkpoint::Checkpoint;
 use cachalot_storage::{Directory, Fault, FaultyFiles, Files, Plan};
-use decode::{bytes_of, decoded, seen};
+use decode::{bytes_of, decoded};
+use seen::seen;
 use std::path::Path;
 use std::sync::Arc;
 

@@ -6,5 +6,9 @@ mod decode;
 mod dialect;
 mod open;
 mod release;
+#[path = "../support/saved.rs"]
+mod saved;
+#[path = "../support/seen.rs"]
+mod seen;
 #[path = "../support/release.rs"]
 mod support;

@@ -1,15 +1,11 @@
 //! The V4 fixture opens, and damaged copies of it say what is wrong.
 
+use super::saved::fixture;
 use cachalot_checkpoint::deepseek_v4::Draft;
 use cachalot_checkpoint::family::Weights;
 use cachalot_checkpoint::{Checkpoint, Dtype, Group, Inspection};
-use cachalot_storage::{Directory, Fault, FaultyFiles, Files, Plan};
-use std::path::Path;
+use cachalot_storage::{Fault, FaultyFiles, Plan};
 use std::sync::Arc;
-
-pub fn fixture() -> Arc<dyn Files> {
-    Arc::new(Directory::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/v4-tiny")))
-}
 
 #[test]
 fn the_fixture_opens() {
