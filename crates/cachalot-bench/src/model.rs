@@ -17,10 +17,10 @@ use crate::shapes::Shape;
 
 /// Memory that a probe reads, MiB: far more than the caches hold.
 const PROBE_MEBIBYTES: usize = 256;
+/// Time of a probe of the disk.
+const DISK_PROBE: std::time::Duration = std::time::Duration::from_millis(700);
 /// Reads of that memory per probe.
 const PROBE_ROUNDS: usize = 4;
-/// Tokens per prefill step, as a session takes them.
-const PREFILL_CHUNK: usize = 256;
 /// Tokens decoded before anything is measured.
 const WARM_UP: usize = 2;
 
@@ -89,7 +89,8 @@ pub struct Window {
     pub depth: usize,
     /// Tokens per second.
     pub tokens_per_s: f64,
-    /// Tokens per second if memory were the only limit (decode), or float32 arithmetic (prefill).
+    /// Tokens per second if memory were the only limit (decode), or float32 arithmetic (prefill); for experts from the
+    /// disk, if the slower of that and the disk were.
     pub roofline_tokens_per_s: f64,
     /// The former over the latter.
     pub share: f64,
@@ -97,6 +98,22 @@ pub struct Window {
     pub memory_bytes_per_token: u64,
     /// Plain read of memory in this window's probes, GB/s.
     pub memory_gb_per_s: f64,
+    /// Records from the disk in this window's probes, read as the model reads them, GB/s; absent if nothing was read.
+    pub disk_gb_per_s: Option<f64>,
+    /// Bytes of experts that were used and had to be read, per token.
+    pub disk_bytes_per_token: u64,
+    /// Share of the window in which the disk had nothing to do.
+    pub disk_idle: f64,
+    /// Share of the window in which the model waited for experts.
+    pub expert_wait: f64,
+    /// Milliseconds waited for table rows, per token.
+    pub row_wait_ms_per_token: f64,
+    /// Share of the guesses that were right; absent without guesses.
+    pub guess_precision: Option<f64>,
+    /// Share of the experts not kept that had been read before they were asked for; absent without any.
+    pub guess_recall: Option<f64>,
+    /// What guessing gains, as a share of the time; absent until measured.
+    pub guess_gain: Option<f64>,
     /// Experts that were found in memory, per token.
     pub expert_hits_per_token: f64,
     /// Experts that were read, per token.
@@ -145,6 +162,16 @@ impl fmt::Display for ModelReport {
         row("roofline, tokens/s", &|window| window.roofline_tokens_per_s)?;
         row("share", &|window| window.share)?;
         row("plain read, GB/s", &|window| window.memory_gb_per_s)?;
+        if last.tier == "streamed" {
+            row("disk, GB/s", &|window| window.disk_gb_per_s.unwrap_or(0.0))?;
+            row("disk bytes per token, MB", &|window| window.disk_bytes_per_token as f64 / 1e6)?;
+            row("disk idle, share", &|window| window.disk_idle)?;
+            row("waiting for experts, share", &|window| window.expert_wait)?;
+            row("waiting for rows, ms/token", &|window| window.row_wait_ms_per_token)?;
+            row("guesses right, share", &|window| window.guess_precision.unwrap_or(0.0))?;
+            row("found by guesses, share", &|window| window.guess_recall.unwrap_or(0.0))?;
+            row("gain of guesses, share", &|window| window.guess_gain.unwrap_or(0.0))?;
+        }
         row("expert hits per token", &|window| window.expert_hits_per_token)?;
         row("expert misses per token", &|window| window.expert_misses_per_token)?;
         write!(f, "  one decoded token reads {:.3} GB from memory", last.memory_bytes_per_token as f64 / 1e9)
@@ -206,8 +233,10 @@ impl<'a> Run<'a> {
     fn window(&mut self) -> Result<Window, ModelError> {
         let ModelOptions { test, tokens, .. } = self.options;
         let depth = self.sequence.position();
-        let before = self.engine.expert_stats();
         let first = self.probe.measure(test);
+        // Where all experts are in memory, there is no disk to be measured.
+        let disk_before = self.disk();
+        let before = self.engine.stats();
         let seconds = match test {
             Test::Decode => self.decode(tokens)?,
             Test::Prefill => {
@@ -217,20 +246,26 @@ impl<'a> Run<'a> {
                 seconds
             }
         };
+        let during = self.engine.stats().since(&before);
+        let disk = disk_before.zip(self.disk()).map(|(before, after)| (before + after) / 2.0);
         let machine = first.mean(self.probe.measure(test));
-        let after = self.engine.expert_stats();
-        let misses = after.misses - before.misses;
+        let experts = &during.experts;
+        let read = experts.demand_bytes + experts.prefetch.used * self.engine.experts().record_bytes() as u64;
+        let streamed = read > 0;
         let bytes = self.engine.bytes_per_token(depth as u64);
         let tokens_per_s = tokens as f64 / seconds;
-        let roofline = match test {
+        let memory_roofline = match test {
             Test::Decode => machine.read * 1e9 / bytes as f64,
             Test::Prefill => {
                 machine.multiply_add * 1e9 / (2.0 * self.engine.inspection().token.active_parameters as f64)
             }
         };
+        let disk_roofline = disk.filter(|_| streamed).map(|rate| rate * tokens as f64 / read as f64);
+        let roofline = disk_roofline.map_or(memory_roofline, |disk| disk.min(memory_roofline));
+        let share_of_time = |time: std::time::Duration| time.as_secs_f64() / seconds;
         Ok(Window {
             test,
-            tier: if misses == 0 { "resident" } else { "streamed" },
+            tier: if streamed { "streamed" } else { "resident" },
             tokens,
             depth,
             tokens_per_s,
@@ -238,9 +273,23 @@ impl<'a> Run<'a> {
             share: tokens_per_s / roofline,
             memory_bytes_per_token: bytes,
             memory_gb_per_s: machine.read,
-            expert_hits_per_token: (after.hits - before.hits) as f64 / tokens as f64,
-            expert_misses_per_token: misses as f64 / tokens as f64,
+            disk_gb_per_s: disk.filter(|_| streamed).map(|rate| rate / 1e9),
+            disk_bytes_per_token: read / tokens as u64,
+            disk_idle: (1.0 - share_of_time(during.disk.busy)).max(0.0),
+            expert_wait: share_of_time(experts.waited),
+            row_wait_ms_per_token: during.rows.waited.as_secs_f64() * 1e3 / tokens as f64,
+            guess_precision: experts.prefetch.precision(),
+            guess_recall: experts.prefetch_recall(),
+            guess_gain: experts.prefetch.gain,
+            expert_hits_per_token: experts.hits as f64 / tokens as f64,
+            expert_misses_per_token: experts.misses as f64 / tokens as f64,
         })
+    }
+
+    /// Bytes per second from the disk, if experts come from there.
+    fn disk(&mut self) -> Option<f64> {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        if self.engine.experts_fit() { None } else { self.engine.measure_disk(DISK_PROBE, self.random) }
     }
 
     /// Single-token steps; returns the seconds that they took.
@@ -258,7 +307,7 @@ impl<'a> Run<'a> {
         let ids = self.ids(tokens);
         let start = Instant::now();
         let mut done = 0;
-        for chunk in ids.chunks(PREFILL_CHUNK) {
+        for chunk in ids.chunks(self.engine.prefill_chunk()) {
             done += chunk.len();
             let logits = if done < tokens { LogitsOf::Later(tokens - done) } else { LogitsOf::Last };
             self.advance(chunk, logits)?;

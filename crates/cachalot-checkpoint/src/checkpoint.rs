@@ -69,6 +69,11 @@ impl Shard {
     pub fn length(&self) -> Option<u64> {
         self.file.as_ref().map(|file| file.length())
     }
+
+    /// Whether most of the file is holes.
+    pub fn is_sparse(&self) -> bool {
+        self.file.as_ref().and_then(|file| file.disk()).is_some_and(|disk| disk.is_sparse())
+    }
 }
 
 /// Which optional parts a checkpoint has.

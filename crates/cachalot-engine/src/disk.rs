@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cachalot_checkpoint::Checkpoint;
+use cachalot_checkpoint::{Arrival, Checkpoint};
 use cachalot_experts::ExpertLayout;
 use cachalot_storage::{Interface, Method, Probe, Reader, probe};
 
@@ -16,6 +16,13 @@ const PROBE_TIME: [Duration; 2] = [Duration::from_millis(250), Duration::from_mi
 const LARGE: u64 = 16 << 30;
 /// Longest read of a table row.
 const ROW_BYTES: usize = 256 << 10;
+
+/// How fast a checkpoint's experts come from the disk. `None` if their data has not arrived, or lies in holes of sparse
+/// files: what is not there cannot be read, and zeros come fast.
+pub fn measure(checkpoint: &Checkpoint, layout: &ExpertLayout) -> Option<Probe> {
+    let there = checkpoint.shards().iter().all(|shard| shard.arrival == Arrival::Complete && !shard.is_sparse());
+    there.then(|| probe(&layout.targets(), layout.largest_read(), PROBE_TIME[1]))
+}
 
 /// The reader of a model's files, and what was found out about the disk.
 pub(crate) struct Disk {

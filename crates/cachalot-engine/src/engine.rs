@@ -3,30 +3,39 @@
 //! Owns the order in which a checkpoint becomes a model, and the context limit. Refuses to generate: a
 //! [`Session`](crate::session::Session) does. Spec sections 2 and 3.10 (a); protocol.md section 1.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cachalot_checkpoint::deepseek_v4::Draft;
 use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
 use cachalot_experts::{
-    CheckpointRows, Delivery, ExpertError, ExpertLayout, ExpertSource, ExpertStats, Interrupt, Policy, RowError,
-    StreamOptions, StreamedExperts, Wanted,
+    CheckpointRows, ExpertError, ExpertLayout, ExpertStats, Interrupt, Policy, RowError, StreamOptions, StreamedExperts,
 };
 use cachalot_kernels::Compute;
 use cachalot_model::{Ablation, Arithmetic, CachePrecision, LoadError, Model, Parts};
 use cachalot_runtime::Pool;
-use cachalot_storage::{Activity, Files, Method, Probe, Reader, StorageError};
+use cachalot_storage::{Files, Method, Probe, Reader, StorageError};
 use cachalot_text::conversation::EffortTexts;
 use cachalot_text::tokenizer::MAX_FILE_BYTES;
 use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 
 use crate::disk::Disk;
+use crate::hot::HotList;
+use crate::planner::units::tokens;
+use crate::planner::{Available, MemoryPlan, MemoryRequest, PlanError, sizes};
+use crate::stats::Stats;
 
 /// The tokenizer's file.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
-/// Routed experts kept in memory where nothing else is asked for, in bytes: everything of a small model, and a part of
-/// the released one that leaves a machine of 32 GB its room.
-pub const DEFAULT_EXPERT_CACHE: u64 = 8 << 30;
+/// Memory that other programs find free, in bytes; experts are given up when it becomes less.
+pub const DEFAULT_MEMORY_FLOOR: u64 = 384 << 20;
+/// How often the machine's memory is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Rows of Engram tables and of the embedding kept in memory, in bytes: those of a prefill step, and the frequent ones.
+pub const ROW_CACHE_BYTES: usize = 64 << 20;
 
 /// What a user decides about an engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,10 +44,8 @@ pub struct EngineOptions {
     pub arithmetic: Arithmetic,
     /// Threads that compute; all cores if absent.
     pub threads: Option<usize>,
-    /// Most tokens of a sequence; what the model goes up to if absent, and never more.
-    pub context: Option<usize>,
-    /// Bytes of routed experts kept in memory.
-    pub expert_cache: u64,
+    /// Memory, context, and routed experts kept.
+    pub memory: MemoryRequest,
     /// How sequences keep keys and entries.
     pub cache: CacheChoice,
     /// Parts of the model that are left out.
@@ -51,6 +58,10 @@ pub struct EngineOptions {
     pub guess: bool,
     /// Ends a step that waits for the disk.
     pub interrupt: Interrupt,
+    /// Directory in which it is remembered which experts were worth keeping; nothing is remembered if absent.
+    pub cache_directory: Option<PathBuf>,
+    /// When the machine has less memory than this left, experts are given up.
+    pub memory_floor: u64,
 }
 
 /// How sequences keep keys and entries.
@@ -79,14 +90,15 @@ impl Default for EngineOptions {
         Self {
             arithmetic: Arithmetic::default(),
             threads: None,
-            context: None,
-            expert_cache: DEFAULT_EXPERT_CACHE,
+            memory: MemoryRequest::default(),
             cache: CacheChoice::default(),
             ablation: Ablation::default(),
             method: None,
             policy: Policy::DEFAULT,
             guess: true,
             interrupt: Interrupt::new(),
+            cache_directory: None,
+            memory_floor: DEFAULT_MEMORY_FLOOR,
         }
     }
 }
@@ -122,6 +134,9 @@ pub enum OpenError {
     /// The model's parts do not fit together.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The model does not fit the memory there is.
+    #[error(transparent)]
+    Memory(#[from] PlanError),
     /// A context without room for a question and an answer.
     #[error("a context of {context} tokens has no room for a prompt and an answer; at least 2 are needed")]
     Context {
@@ -135,13 +150,17 @@ pub struct Engine {
     model: Model,
     tokenizer: Tokenizer,
     experts: Arc<StreamedExperts>,
+    rows: Arc<CheckpointRows>,
     reader: Arc<Reader>,
     probe: Probe,
     notes: Vec<String>,
     interrupt: Interrupt,
+    hot: Option<HotList>,
+    memory_floor: u64,
+    looked: Mutex<Instant>,
     checkpoint: Arc<Checkpoint>,
     inspection: Inspection,
-    context: usize,
+    plan: MemoryPlan,
     threads: usize,
     isa: &'static str,
 }
@@ -156,7 +175,7 @@ impl Engine {
         options: &EngineOptions,
         progress: &mut dyn FnMut(Loading),
     ) -> Result<Self, OpenError> {
-        if let Some(context) = options.context.filter(|context| *context < 2) {
+        if let Some(context) = options.memory.context.filter(|context| *context < 2) {
             return Err(OpenError::Context { context });
         }
         let checkpoint = Arc::new(Checkpoint::open(Arc::clone(&files))?);
@@ -176,24 +195,31 @@ impl Engine {
         let config = architecture.trunk();
         let (layers, count) = (config.num_hidden_layers, config.n_routed_experts);
         let layout = ExpertLayout::new(Arc::clone(&checkpoint), layers, count)?;
-        let Disk { reader, probe, notes } = Disk::open(&checkpoint, &layout, options.method)?;
+        let inspection = Inspection::of(&checkpoint);
+        let plan = MemoryPlan::new(&sizes(&inspection, architecture, &layout)?, &options.memory, Available::now())?;
+        let Disk { reader, probe, mut notes } = Disk::open(&checkpoint, &layout, options.method)?;
+        if options.memory.context.is_none() && plan.context < config.max_position_embeddings {
+            notes.push(format!("memory leaves room for a context of {}", tokens(plan.context)));
+        }
         let stream = StreamOptions {
-            budget_bytes: options.expert_cache,
+            budget_bytes: plan.experts,
             policy: options.policy,
             interrupt: options.interrupt.clone(),
             guess: options.guess,
         };
         let experts = Arc::new(StreamedExperts::new(layout, Arc::clone(&reader), stream)?);
+        let interrupt = options.interrupt.clone();
+        let rows = CheckpointRows::new(Arc::clone(&checkpoint), Arc::clone(&reader), interrupt, ROW_CACHE_BYTES)?;
+        let rows = Arc::new(rows);
         let parts = Parts {
             experts: Arc::clone(&experts) as _,
-            rows: Arc::new(CheckpointRows::new(Arc::clone(&checkpoint))?),
+            rows: Arc::clone(&rows) as _,
             compute,
             arithmetic: options.arithmetic,
             ablation: options.ablation,
             cache: options.cache.precision(architecture),
             classes,
         };
-        let inspection = Inspection::of(&checkpoint);
         let mut loading = Loading { done: 0, total: inspection.memory.resident_bytes };
         progress(loading);
         let model = Model::load(&checkpoint, parts, &mut |bytes| {
@@ -201,19 +227,25 @@ impl Engine {
             loading.done = (loading.done + bytes as u64).min(loading.total);
             progress(loading);
         })?;
-        let limit = config.max_position_embeddings;
-        let context = options.context.map_or(limit, |context| context.min(limit));
+        let hot = options.cache_directory.as_ref().map(|directory| HotList::new(directory, &checkpoint));
+        if let Some(hot) = &hot {
+            experts.warm(&hot.read());
+        }
         Ok(Self {
             model,
             tokenizer,
             experts,
+            rows,
             reader,
             probe,
             notes,
             interrupt: options.interrupt.clone(),
-            checkpoint,
+            hot,
+            memory_floor: options.memory_floor,
+            looked: Mutex::new(Instant::now()),
+            checkpoint: Arc::clone(&checkpoint),
             inspection,
-            context,
+            plan,
             threads,
             isa,
         })
@@ -231,7 +263,17 @@ impl Engine {
 
     /// Most tokens of a sequence: what was asked for, at most what the model goes up to.
     pub fn context(&self) -> usize {
-        self.context
+        self.plan.context
+    }
+
+    /// Tokens per prefill step.
+    pub fn prefill_chunk(&self) -> usize {
+        self.plan.chunk
+    }
+
+    /// Where the model's bytes are.
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.plan
     }
 
     /// Longest context that the model goes up to, in tokens.
@@ -264,16 +306,7 @@ impl Engine {
     /// # Errors
     /// If one cannot be read.
     pub fn read_experts(&self) -> Result<(), ExpertError> {
-        let config = self.model.config();
-        let mut delivery = Delivery::new();
-        for layer in 0..config.num_hidden_layers {
-            for expert in 0..config.n_routed_experts as u32 {
-                self.experts.order(layer, &[Wanted { expert, tokens: 1 }], &mut delivery)?;
-                self.experts.wait(&mut delivery, 0..1)?;
-                self.experts.release(&mut delivery, 0..1);
-            }
-        }
-        Ok(())
+        self.experts.read_all()
     }
 
     /// Which texts the model knows for its efforts (protocol.md 2.3), as far as the checkpoint shows: the first builds of
@@ -310,9 +343,46 @@ impl Engine {
         &self.probe
     }
 
-    /// What the disk has done since the model was opened.
-    pub fn disk_activity(&self) -> Activity {
-        self.reader.activity()
+    /// What has been taken from memory and from the disk since the model was opened.
+    pub fn stats(&self) -> Stats {
+        Stats { experts: self.experts.stats(), rows: self.rows.stats(), disk: self.reader.activity() }
+    }
+
+    /// Bytes per second that the disk delivers, over `time`: records of the model's own experts, read as the model reads
+    /// them, at places that `seed` chooses. `None` if nothing can be read.
+    pub fn measure_disk(&self, time: Duration, seed: u64) -> Option<f64> {
+        let (targets, method) = (self.experts.targets(), self.reader.method());
+        cachalot_storage::measure(&targets, self.probe.read_bytes, method, time, seed).ok()
+    }
+
+    /// Bytes that reads in flight and kept rows take at most.
+    pub fn reading_bytes(&self) -> usize {
+        self.reader.buffer_bytes() + self.rows.capacity_bytes()
+    }
+
+    /// Remembers which experts are worth keeping, for the next start.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn remember(&self) -> std::io::Result<()> {
+        match &self.hot {
+            Some(hot) => hot.write(&self.experts.hottest()),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives experts up if the machine has become short of memory; looks at most once a second.
+    pub(crate) fn relieve(&self) {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        *looked = Instant::now();
+        if let Some(Available { bytes, .. }) = Available::now().filter(|available| available.bytes < self.memory_floor)
+        {
+            // Half as much again, so that not every second brings another few.
+            self.experts.shrink(self.memory_floor.saturating_add(self.memory_floor / 2) - bytes);
+        }
     }
 
     /// Ends a step that waits for the disk, as if its caller had cancelled it.
@@ -333,7 +403,7 @@ impl Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Engine({}, context {}, {} threads)", self.label(), self.context, self.threads)
+        write!(f, "Engine({}, context {}, {} threads)", self.label(), self.context(), self.threads)
     }
 }
 

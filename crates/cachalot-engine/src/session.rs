@@ -10,10 +10,8 @@ use cachalot_model::{LogitsOf, Segment, Sequence, StepError, Workspace};
 use crate::engine::Engine;
 use crate::sampling::{LogProb, Sampler, SamplingError, SamplingParams, logprobs};
 
-/// Tokens per prefill step: each expert is read once per chunk; the buffers take about 0.7 MB a token at full width.
-const PREFILL_CHUNK: usize = 256;
 /// States kept to return to, oldest dropped first.
-const SNAPSHOTS: usize = 8;
+pub(crate) const SNAPSHOTS: usize = 8;
 
 /// How a prompt is processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -312,7 +310,7 @@ impl Session {
         prefill: Prefill,
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<bool, GenerateError> {
-        let total = prompt.len();
+        let (total, chunk) = (prompt.len(), self.engine.prefill_chunk());
         let first = self.tokens.len();
         let mut report = |done: usize| on_event(Event::Prefill { done, total }) == Flow::Continue;
         if !report(first) {
@@ -322,8 +320,7 @@ impl Session {
             let engine = Arc::clone(&self.engine);
             let rest = &prompt[first..];
             let mut progress = |done: usize| report(first + done);
-            match engine.model().prefill_replay(&mut self.work, &mut self.sequence, rest, PREFILL_CHUNK, &mut progress)
-            {
+            match engine.model().prefill_replay(&mut self.work, &mut self.sequence, rest, chunk, &mut progress) {
                 Ok(_) => {}
                 Err(StepError::Cancelled) => return Ok(false),
                 Err(error) => return Err(error.into()),
@@ -331,10 +328,10 @@ impl Session {
             self.tokens.extend_from_slice(rest);
             return Ok(true);
         }
-        for chunk in prompt[first..].chunks(PREFILL_CHUNK) {
-            let following = total - self.tokens.len() - chunk.len();
+        for tokens in prompt[first..].chunks(chunk) {
+            let following = total - self.tokens.len() - tokens.len();
             let logits = if following == 0 { LogitsOf::Last } else { LogitsOf::Later(following) };
-            match self.advance(chunk, logits) {
+            match self.advance(tokens, logits) {
                 Err(StepError::Cancelled) => return Ok(false),
                 advanced => advanced?,
             }
@@ -346,6 +343,7 @@ impl Session {
     }
 
     fn advance(&mut self, tokens: &[u32], logits: LogitsOf) -> Result<(), StepError> {
+        self.engine.relieve();
         let mut segments = [Segment { sequence: &mut self.sequence, tokens, embeddings: None, logits }];
         self.engine.model().advance(&mut self.work, &mut segments, None)?;
         self.tokens.extend_from_slice(tokens);

@@ -4,6 +4,7 @@
 //! shards an expert's three weights are one and its three scales another), scattered ones are ranges of their own. A
 //! long range is cut between rows, so that packing the first piece goes on while the next is read.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use cachalot_checkpoint::{BadCode, Checkpoint, CheckpointError, StoredMatrix, TensorInfo};
@@ -272,7 +273,8 @@ impl Layout {
 
     /// Where records lie, for a probe: per file the range from the first to the last of them.
     pub(crate) fn targets(&self) -> Vec<Target> {
-        let mut ranges = vec![u64::MAX..0; self.files.len()];
+        let nothing = Range { start: u64::MAX, end: 0 };
+        let mut ranges = vec![nothing; self.files.len()];
         for places in &self.places {
             for (tensor, rows, bytes) in self.tensors() {
                 let Place { file, start } = places[tensor];

@@ -11,15 +11,17 @@ mod guard;
 mod layout;
 mod load;
 mod policy;
+mod row_cache;
 mod rows;
 mod stats;
 mod streamed;
+mod table;
 pub mod trace;
 
 pub use delivery::{Certainty, Delivery, Interrupt, Wanted};
 pub use error::{ExpertError, RowError};
 pub use policy::{Policy, Residency};
-pub use rows::CheckpointRows;
+pub use rows::{CheckpointRows, RowStats};
 pub use stats::{ExpertStats, PrefetchStats};
 pub use streamed::{ExpertLayout, FEWEST_SLOTS, StreamOptions, StreamedExperts};
 
@@ -83,6 +85,11 @@ pub trait RowSource: Send + Sync {
     /// # Errors
     /// If there is no such table or row, `out` has another length, or a row cannot be read.
     fn fetch(&self, table: usize, rows: &[u64], out: &mut [f32]) -> Result<(), RowError>;
+
+    /// Says that rows will be asked for soon; those of which there are none are left out.
+    fn prefetch(&self, table: usize, rows: &[u64]) {
+        let _ = (table, rows);
+    }
 
     /// Values in a row of table `table` (0 if there is no such table).
     fn width(&self, table: usize) -> usize;

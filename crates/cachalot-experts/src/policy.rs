@@ -23,7 +23,7 @@ pub enum Policy {
 
 impl Policy {
     /// What `cachalot trace replay` found to win on recorded traces (README).
-    pub const DEFAULT: Self = Self::FrequencyRecency { half_life: 256.0 };
+    pub const DEFAULT: Self = Self::FrequencyRecency { half_life: 64.0 };
 }
 
 impl std::fmt::Display for Policy {

@@ -50,6 +50,14 @@ impl ExpertLayout {
         self.0.record_bytes()
     }
 
+    /// Bytes of one expert in memory.
+    ///
+    /// # Errors
+    /// If there is not the memory for one.
+    pub fn slot_bytes(&self) -> Result<usize, CheckpointError> {
+        Ok(self.0.blank()?.bytes())
+    }
+
     /// Longest read.
     pub fn largest_read(&self) -> usize {
         self.0.largest_read()
@@ -192,6 +200,16 @@ impl StreamedExperts {
         stats
     }
 
+    /// Where experts lie, for a measurement of the disk.
+    pub fn targets(&self) -> Vec<Target> {
+        self.shared.layout.targets()
+    }
+
+    /// Bytes of one expert in the files.
+    pub fn record_bytes(&self) -> usize {
+        self.shared.layout.record_bytes()
+    }
+
     /// Starts to record uses, forgetting what was recorded.
     pub fn start_trace(&self) {
         self.shared.lock().trace = Some(Vec::new());
@@ -212,6 +230,25 @@ impl StreamedExperts {
             .map(|key| self.shared.layout.of_key(key))
             .map(|(layer, expert)| (layer as u32, expert))
             .collect()
+    }
+
+    /// Reads every expert once, so that as many are kept as there are slots.
+    ///
+    /// # Errors
+    /// If one cannot be read, or the caller was interrupted.
+    pub fn read_all(&self) -> Result<(), ExpertError> {
+        let (layers, experts) = self.shared.layout.size();
+        let wanted: Vec<Wanted> = (0..experts as u32).map(|expert| Wanted { expert, tokens: 1 }).collect();
+        let mut delivery = Delivery::new();
+        for layer in 0..layers {
+            self.order(layer, &wanted, &mut delivery)?;
+            for place in 0..experts {
+                let outcome = self.wait(&mut delivery, place..place + 1);
+                self.release(&mut delivery, if outcome.is_ok() { place..place + 1 } else { place..experts });
+                outcome?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads these experts while nothing else is read, into slots that are empty.

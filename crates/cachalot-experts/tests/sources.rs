@@ -21,7 +21,9 @@ fn faulty() -> (Arc<Checkpoint>, Arc<Plan>) {
 }
 
 fn rows_of(checkpoint: &Arc<Checkpoint>) -> CheckpointRows {
-    CheckpointRows::new(Arc::clone(checkpoint)).expect("the tables")
+    let device = checkpoint.file_of(&checkpoint.tensors()[0]).expect("a shard").device();
+    let reader = Reader::new(Method::PLAIN, 1 << 16, [device]).expect("a reader");
+    CheckpointRows::new(Arc::clone(checkpoint), Arc::new(reader), Interrupt::new(), 1 << 20).expect("the tables")
 }
 
 fn bytes_of(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Vec<u8> {
@@ -145,7 +147,7 @@ fn what_was_expected_is_used_or_dropped() {
     plan.on_calls(0..u64::MAX, Fault::Delay(Duration::from_millis(20)));
     experts.prefetch(3, &mut (0..14), Certainty::Certain);
     // Most have not been issued yet: nobody wants them.
-    fetch(&experts, 3, &[0, 7], |number, expert| assert_stored_later(number, expert)).expect("reads");
+    fetch(&experts, 3, &[0, 7], assert_stored_later).expect("reads");
     let stats = experts.stats();
     assert!(stats.prefetch.used >= 1 && stats.prefetch.dropped >= 4, "{stats:?}");
     plan.clear();
@@ -296,6 +298,37 @@ fn rows_asked_twice_are_read_once_and_slow_rows_in_parallel() {
     let serial = Duration::from_millis(2 * 2 * 64);
     assert!(start.elapsed() < serial / 2, "{:?}", start.elapsed());
     assert_eq!(fast, slow);
+}
+
+#[test]
+fn rows_known_beforehand_are_read_once_and_kept_rows_not_again() {
+    let (checkpoint, plan) = faulty();
+    let source = rows_of(&checkpoint);
+    let before = plan.calls();
+    plan.on_calls(0..u64::MAX, Fault::Delay(Duration::from_millis(2)));
+    let asked: Vec<u64> = (0..24).map(|place| place * 13).collect();
+    source.prefetch(0, &asked);
+    source.prefetch(0, &[0, 13, 4064, u64::MAX]);
+    source.prefetch(9, &[0]);
+    let (mut first, mut again) = (vec![0.0; 24 * 32], vec![0.0; 24 * 32]);
+    source.fetch(0, &asked, &mut first).expect("reads");
+    assert_eq!(plan.calls() - before, 48, "codes and scales of 24 rows");
+    source.fetch(0, &asked, &mut again).expect("kept");
+    assert_eq!((plan.calls() - before, &first), (48, &again));
+    let stats = source.stats();
+    assert_eq!((stats.misses, stats.hits, stats.bytes), (24, 48, 24 * 33));
+    assert!(stats.waited > Duration::ZERO && source.capacity_bytes() <= 1 << 20);
+}
+
+#[test]
+fn a_row_that_failed_while_it_was_only_expected_is_read_again() {
+    let (checkpoint, plan) = faulty();
+    let source = rows_of(&checkpoint);
+    plan.on_calls(0..u64::MAX, Fault::Eio);
+    source.prefetch(1, &[5, 6, 7]);
+    std::thread::sleep(Duration::from_millis(30));
+    plan.clear();
+    source.fetch(1, &[5, 6, 7], &mut [0.0; 96]).expect("reads");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use cachalot_kernels::Activations;
 use crate::shared::attention::AttentionBuffers;
 use crate::shared::buffer::keep_rows;
 use crate::shared::experts::{ExpertBuffers, Routes};
+use crate::shared::foresight::Foresight;
 use crate::shared::hyper_connections::Mix;
 use crate::shared::index::IndexBuffers;
 use crate::shared::inputs::Inputs;
@@ -130,6 +131,7 @@ pub struct Workspace {
     pub(crate) router: Vec<f32>,
     pub(crate) routes: Routes,
     pub(crate) experts: ExpertBuffers,
+    pub(crate) foresight: Foresight,
     pub(crate) window_records: WindowRecords,
     /// Rows whose logits are wanted.
     pub(crate) wanted: Vec<usize>,

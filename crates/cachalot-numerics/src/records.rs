@@ -206,7 +206,7 @@ mod tests {
         assert_eq!((key_bytes(512, 64), mxfp4_bytes(128)), (584, 68));
         assert_eq!(key_bytes(64, 32), (32usize + 64 + 1).next_multiple_of(8));
         let mut values = vec![0.0; 512];
-        (values[0], values[1], values[64], values[447]) = (448.0, -1.1, 1e-9, 3.0 * 2f32.powi(-10));
+        (values[0], values[1], values[64], values[447]) = (448.0, -1.1, 1e-10, 3.0 * 2f32.powi(-10));
         (values[448], values[511]) = (1.0 + 1.0 / 256.0, -2.0);
         let mut record = vec![0xaa; 584];
         encode_key(&values, 64, &mut record);

@@ -31,8 +31,6 @@ struct Shared {
     busy: AtomicUsize,
     panic: Mutex<Option<Box<dyn std::any::Any + Send>>>,
     stop: AtomicBool,
-    /// How often a worker looks for a job before it sleeps.
-    spins: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -44,15 +42,6 @@ struct Job {
 impl Pool {
     /// A pool that computes on `threads` threads, the caller's included (at least one).
     pub fn new(threads: usize) -> Self {
-        Self::with_spins(threads, SPINS)
-    }
-
-    /// A pool whose tasks wait for devices: its threads sleep at once when there is nothing to do.
-    pub fn for_reading(threads: usize) -> Self {
-        Self::with_spins(threads, 0)
-    }
-
-    fn with_spins(threads: usize, spins: u32) -> Self {
         let shared = Arc::new(Shared {
             job: AtomicUsize::new(0),
             current: Mutex::new(Job { task: None, count: 0 }),
@@ -61,7 +50,6 @@ impl Pool {
             busy: AtomicUsize::new(0),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
-            spins,
         });
         let workers = (1..threads.max(1))
             .filter_map(|index| {
@@ -111,7 +99,7 @@ impl Pool {
         let mut spins = 0;
         while shared.busy.load(Ordering::Acquire) != 0 {
             spins += 1;
-            if spins < shared.spins { std::hint::spin_loop() } else { std::thread::yield_now() }
+            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
         let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(panic) = panic {
@@ -226,7 +214,7 @@ impl Shared {
     }
 
     fn wait_for_job(&self, seen: usize) -> usize {
-        for _ in 0..self.spins {
+        for _ in 0..SPINS {
             let job = self.job.load(Ordering::Acquire);
             if job != seen {
                 return job;

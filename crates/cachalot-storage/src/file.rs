@@ -53,6 +53,17 @@ impl DiskFile {
         self.direct.is_some()
     }
 
+    /// Whether most of it is holes: a file made long before its data comes.
+    pub fn is_sparse(&self) -> bool {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            self.file.metadata().is_ok_and(|metadata| metadata.blocks() * 512 < metadata.len() / 2)
+        }
+        #[cfg(not(unix))]
+        false
+    }
+
     /// The descriptor to read from.
     pub(crate) fn descriptor(&self, direct: bool) -> &File {
         self.direct.as_ref().filter(|_| direct).unwrap_or(&self.file)

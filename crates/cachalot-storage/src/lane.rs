@@ -58,8 +58,9 @@ pub(crate) struct Queued {
 }
 
 /// One device's reads.
-#[derive(Default)]
 pub(crate) struct Lane {
+    /// Most reads in flight.
+    depth: usize,
     state: Mutex<State>,
     work: Condvar,
     /// Wakes threads that wait for the kernel instead of for work.
@@ -102,6 +103,16 @@ pub(crate) enum Next {
 }
 
 impl Lane {
+    pub(crate) fn new(depth: usize) -> Self {
+        Self {
+            depth,
+            state: Mutex::default(),
+            work: Condvar::new(),
+            #[cfg(target_os = "linux")]
+            bells: Mutex::default(),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,7 +143,9 @@ impl Lane {
             if state.stop {
                 return Next::Stop;
             }
-            if let Some(queued) = state.next() {
+            if state.in_flight < self.depth
+                && let Some(queued) = state.next()
+            {
                 return Next::Work(queued);
             }
             if !wait {
@@ -154,6 +167,8 @@ impl Lane {
             state.activity.busy += since.elapsed();
         }
         drop(state);
+        // There is room for another while these bytes are dealt with.
+        self.work.notify_one();
         queued.sink.arrived(queued.read.token, bytes);
     }
 

@@ -38,6 +38,8 @@ pub struct Tried {
     pub method: Method,
     /// Bytes per second in its best turn; absent if it was refused.
     pub bytes_per_second: Option<f64>,
+    /// Bytes per second in its worst turn.
+    pub slowest: Option<f64>,
     /// What the system said when it refused.
     pub refused: Option<String>,
 }
@@ -59,6 +61,13 @@ impl Probe {
     /// Nothing was measured: the plain way.
     pub fn unmeasured(read_bytes: usize) -> Self {
         Self { method: Method::PLAIN, bytes_per_second: None, read_bytes, tried: Vec::new() }
+    }
+
+    /// Bytes per second of the way chosen, in its worst turn and its best.
+    pub fn range(&self) -> Option<[f64; 2]> {
+        let turns = self.tried.iter().filter(|tried| tried.method == self.method);
+        let worst = turns.filter_map(|tried| tried.slowest).reduce(f64::min)?;
+        Some([worst, self.bytes_per_second?])
     }
 
     /// What was refused here and would be tried elsewhere, in one line; `None` if nothing was.
@@ -85,26 +94,47 @@ pub fn probe(targets: &[Target], read_bytes: usize, budget: Duration) -> Probe {
     for (interface, direct) in [(Interface::IoUring, true), (Interface::Pread, true), (Interface::Pread, false)] {
         let method = Method { interface, direct, depth: DEPTH };
         let refused = refusal(method, first, read_bytes);
-        report.tried.push(Tried { method, bytes_per_second: None, refused });
+        report.tried.push(Tried { method, bytes_per_second: None, slowest: None, refused });
     }
     // A kernel without O_DIRECT for this file may still have io_uring.
     if report.tried[0].refused.is_some() && report.tried[1].refused.is_some() {
         let method = Method { interface: Interface::IoUring, direct: false, depth: DEPTH };
         let refused = refusal(method, first, read_bytes);
-        report.tried.push(Tried { method, bytes_per_second: None, refused });
+        report.tried.push(Tried { method, bytes_per_second: None, slowest: None, refused });
     }
     let turns = ROUNDS * (report.tried.len() + DEPTHS.len()) as u32;
     let mut turn = Turn { targets: &targets, read_bytes, time: budget / turns.max(1), seed: 1 };
     turn.best(&mut report.tried);
     let Some(best) = choose(&report.tried) else { return report };
     let depths = DEPTHS.map(|depth| Method { depth, ..best.method });
-    let mut deeper = depths.map(|method| Tried { method, bytes_per_second: None, refused: None }).to_vec();
+    let mut deeper =
+        depths.map(|method| Tried { method, bytes_per_second: None, slowest: None, refused: None }).to_vec();
     turn.best(&mut deeper);
     report.tried.append(&mut deeper);
     if let Some(best) = choose(&report.tried) {
         (report.method, report.bytes_per_second) = (best.method, best.bytes_per_second);
     }
     report
+}
+
+/// Bytes per second that `method` reads pieces of `read_bytes` from `targets` with, over `time`; another `seed` reads at
+/// other places.
+///
+/// # Errors
+/// What the system says if it cannot be read that way.
+pub fn measure(
+    targets: &[Target],
+    read_bytes: usize,
+    method: Method,
+    time: Duration,
+    seed: u64,
+) -> Result<f64, String> {
+    let targets: Vec<&Target> =
+        targets.iter().filter(|target| target.range.end - target.range.start >= read_bytes as u64).collect();
+    if targets.is_empty() {
+        return Err("there is nothing to read".to_owned());
+    }
+    Turn { targets: &targets, read_bytes, time, seed }.measure(method)
 }
 
 fn choose(tried: &[Tried]) -> Option<Tried> {
@@ -156,7 +186,10 @@ impl Turn<'_> {
         for _ in 0..ROUNDS {
             for tried in tried.iter_mut().filter(|tried| tried.refused.is_none()) {
                 match self.measure(tried.method) {
-                    Ok(rate) => tried.bytes_per_second = Some(tried.bytes_per_second.unwrap_or(0.0).max(rate)),
+                    Ok(rate) => {
+                        tried.bytes_per_second = Some(tried.bytes_per_second.unwrap_or(0.0).max(rate));
+                        tried.slowest = Some(tried.slowest.unwrap_or(f64::INFINITY).min(rate));
+                    }
                     Err(reason) => (tried.bytes_per_second, tried.refused) = (None, Some(reason)),
                 }
             }

@@ -67,7 +67,7 @@ impl std::fmt::Debug for Reader {
 impl Reader {
     /// A reader of files on the devices `devices` ([`crate::Storage::device`]), of ranges of at most `largest` bytes.
     ///
-    /// Takes `depth` buffers of that size for each device.
+    /// Takes [`Reader::buffer_bytes`] of memory.
     ///
     /// # Errors
     /// If the system gives no thread, no memory for a buffer, or no queue.
@@ -77,7 +77,7 @@ impl Reader {
         numbers.dedup();
         let mut reader = Self { method, largest, lanes: Vec::with_capacity(numbers.len()) };
         for device in numbers {
-            let lane = Arc::new(Lane::default());
+            let lane = Arc::new(Lane::new(method.depth.max(1)));
             reader.lanes.push((device, Arc::clone(&lane)));
             reader.start(&lane, device)?;
         }
@@ -100,7 +100,8 @@ impl Reader {
             return Ok(());
         }
         let _ = interface;
-        for reader in 0..depth {
+        // Those that deal with what they have read do not keep the others from reading.
+        for reader in 0..depth + depth.div_ceil(2) {
             let (lane, buffer) = (Arc::clone(lane), buffer()?);
             let name = format!("disk-{device}-{reader}");
             std::thread::Builder::new().name(name).spawn(move || lane.serve(direct, buffer))?;
@@ -120,7 +121,9 @@ impl Reader {
 
     /// Bytes of its buffers.
     pub fn buffer_bytes(&self) -> usize {
-        self.lanes.len() * self.method.depth.max(1) * (self.largest + 2 * ALIGNMENT)
+        let depth = self.method.depth.max(1);
+        let buffers = if self.method.interface == Interface::Pread { depth + depth.div_ceil(2) } else { depth };
+        self.lanes.len() * buffers * (self.largest + 2 * ALIGNMENT)
     }
 
     /// Queues a read; `sink` hears of it.

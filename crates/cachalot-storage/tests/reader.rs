@@ -2,23 +2,32 @@
 
 use cachalot_storage::{
     Bytes, DiskFile, Fault, Faulty, Interface, Memory, Method, Plan, Priority, Read, Reader, Sink, Storage,
-    StorageError, Target, probe,
+    StorageError, Target, measure, probe,
 };
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+/// A read's token, and what came of it.
+type Arrived = (u64, Result<Vec<u8>, String>);
+
 /// Keeps what arrives, in the order in which it does.
 #[derive(Default)]
 struct Kept {
-    arrived: Mutex<Vec<(u64, Result<Vec<u8>, String>)>>,
+    arrived: Mutex<Vec<Arrived>>,
     unwanted: Mutex<Vec<u64>>,
+    /// In the order in which they were issued.
+    issued: Mutex<Vec<u64>>,
     change: Condvar,
 }
 
 impl Sink for Kept {
     fn claim(&self, token: u64) -> bool {
-        !self.unwanted.lock().unwrap().contains(&token)
+        let wanted = !self.unwanted.lock().unwrap().contains(&token);
+        if wanted {
+            self.issued.lock().unwrap().push(token);
+        }
+        wanted
     }
 
     fn arrived(&self, token: u64, bytes: Result<&[u8], StorageError>) {
@@ -139,8 +148,8 @@ fn urgent_reads_go_first_and_unwanted_ones_are_dropped() {
         reader.submit(read(token), Priority::Demand, &sink);
     }
     kept.unwanted.lock().unwrap().push(2);
-    let order: Vec<u64> = kept.wait(5).into_iter().map(|(token, _)| token).collect();
-    assert_eq!(order, [0, 4, 5, 1, 3]);
+    kept.wait(5);
+    assert_eq!(*kept.issued.lock().unwrap(), [0, 4, 5, 1, 3]);
     assert_eq!(plan.calls(), 5, "the unwanted read was never made");
 }
 
@@ -155,7 +164,8 @@ fn errors_reach_the_sink_and_the_next_read_is_made() {
         let read = Read { file: Arc::clone(&file), offset: token * 10, length: 5, token };
         reader.submit(read, Priority::Demand, &(Arc::clone(&kept) as Arc<dyn Sink>));
     }
-    let arrived = kept.wait(3);
+    let mut arrived = kept.wait(3);
+    arrived.sort_by_key(|(token, _)| *token);
     assert!(arrived[0].1.is_ok() && arrived[2].1.is_ok());
     let error = arrived[1].1.as_ref().unwrap_err();
     assert!(error.starts_with("m: reading 5 bytes at offset 10 failed"), "{error}");
@@ -188,6 +198,9 @@ fn the_probe_chooses_what_works() {
     let found = probe(&[target(&memory)], 300_000, Duration::from_millis(60));
     assert_eq!((found.method.interface, found.method.direct), (Interface::Pread, false));
     assert!(found.fallback().unwrap().contains("O_DIRECT is not possible here"), "{:?}", found.fallback());
+
+    assert!(measure(&[target(&memory)], 300_000, found.method, Duration::from_millis(300), 7).unwrap() > 0.0);
+    assert!(measure(&[], 300_000, found.method, Duration::from_millis(10), 7).is_err());
 
     // Nothing to read: nothing is measured, and nothing fails.
     assert_eq!(probe(&[target(&memory)], 5 << 20, Duration::from_millis(10)).bytes_per_second, None);

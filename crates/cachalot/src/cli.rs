@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use cachalot_engine::planner::MemoryRequest;
+use cachalot_engine::planner::units::{parse_bytes, parse_tokens};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
@@ -9,8 +11,10 @@ use crate::commands::{
     chat::ChatArgs,
     forward::ForwardArgs,
     inspect::InspectArgs,
+    plan::PlanArgs,
     run::RunArgs,
     synth::SynthArgs,
+    trace::TraceArgs,
 };
 
 const EXAMPLES: &str = "\
@@ -21,6 +25,7 @@ Examples:
   git diff | cachalot run --model DIR \"Review this:\"  so is what is piped in
   cachalot chat --model DIR                           a conversation
   cachalot inspect DIR                                what the checkpoint holds
+  cachalot plan DIR --memory 24G --context 128k       what fits where, and how fast it will run
   cachalot bench kernels                              how fast this machine is, and how fast it could be
   cachalot synth v4-flash --layers 4 DIR              a checkpoint to measure with, where there is no real one
   cachalot completions bash > cachalot.bash           completions for a shell
@@ -48,8 +53,12 @@ pub enum Command {
     Chat(ChatArgs),
     /// Show what a checkpoint holds
     Inspect(InspectArgs),
+    /// Show what fits where, how fast it will run, and what limits it
+    Plan(PlanArgs),
     /// Compute logits and internal choices of token ids, for whoever checks the engine
     Forward(ForwardArgs),
+    /// Record which experts a prompt uses, and replay it under several caches
+    Trace(TraceArgs),
     /// Measure this machine's speed at what dominates
     Bench(BenchArgs),
     /// Write a checkpoint with the true shapes and random weights, for measuring
@@ -120,18 +129,39 @@ pub struct EngineArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
-    /// Most tokens of prompt and answer together; what the model goes up to if not given, and never more
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
-    pub context: Option<u32>,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
 
-    /// Memory for routed experts, in GB; as many as fit are kept, the others are read again when needed
-    #[arg(long, value_name = "GB", value_parser = gigabytes)]
-    pub expert_cache: Option<f64>,
+    /// Another directory with shards of the model, on another disk perhaps (repeatable): all are read at once
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub also: Vec<PathBuf>,
+
+    /// Never read experts on a guess of what the next layer will want, even where that pays
+    #[arg(long)]
+    pub no_guess: bool,
 }
 
-fn gigabytes(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if (0.0..=1e6).contains(&value) { Ok(value) } else { Err("must be between 0 and 1000000".to_owned()) }
+/// What the model may take.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Memory")]
+pub struct MemoryArgs {
+    /// Most memory that the program takes, such as 12G; nine tenths of what is free if not given
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub memory: Option<u64>,
+
+    /// Most tokens of prompt and answer together, such as 128k; what the model goes up to, or what fits, if not given
+    #[arg(long, value_name = "N", value_parser = parse_tokens)]
+    pub context: Option<u32>,
+
+    /// Most memory for routed experts, such as 8G; what is left if not given
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub expert_cache: Option<u64>,
+}
+
+impl From<MemoryArgs> for MemoryRequest {
+    fn from(args: MemoryArgs) -> Self {
+        Self { memory: args.memory, context: args.context.map(|context| context as usize), experts: args.expert_cache }
+    }
 }
 
 /// The checkpoint.
@@ -157,11 +187,13 @@ impl Command {
         match self {
             Self::Run(args) => args.json,
             Self::Inspect(args) => args.json,
+            Self::Plan(args) => args.json,
             Self::Bench(args) => match &args.what {
                 What::Kernels(args) => args.json,
                 What::Decode(args) | What::Prefill(args) => args.json,
                 What::Abilities(args) => args.json,
             },
+            Self::Trace(args) => args.wants_json(),
             Self::Chat(_) | Self::Forward(_) | Self::Synth(_) | Self::Completions { .. } => false,
         }
     }

@@ -2,29 +2,37 @@
 //!
 //! A signal is counted, never acted on: whoever works looks at [`pressed`] and stops where it is safe.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::LazyLock;
+
+use cachalot_engine::Interrupt;
 
 /// The exit code of a program that was interrupted, as shells count it.
 pub const EXIT_CODE: u8 = 130;
 
-static PRESSED: AtomicBool = AtomicBool::new(false);
+static PRESSED: LazyLock<Interrupt> = LazyLock::new(Interrupt::new);
 
 /// Starts listening. Without a handler (a system that does not allow it) Ctrl-C ends the program as usual.
 pub fn listen() {
     // Nothing is lost if this fails: the default action stays.
     let _ = ctrlc::set_handler(|| {
-        if PRESSED.swap(true, Ordering::SeqCst) {
+        if PRESSED.is_set() {
             std::process::exit(EXIT_CODE.into());
         }
+        PRESSED.set(true);
     });
 }
 
 /// Whether Ctrl-C has been pressed since [`clear`].
 pub fn pressed() -> bool {
-    PRESSED.load(Ordering::SeqCst)
+    PRESSED.is_set()
 }
 
 /// Forgets a press: what was running has stopped.
 pub fn clear() {
-    PRESSED.store(false, Ordering::SeqCst);
+    PRESSED.set(false);
+}
+
+/// What engines look at while they wait for the disk.
+pub fn handle() -> Interrupt {
+    PRESSED.clone()
 }

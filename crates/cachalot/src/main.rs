@@ -41,7 +41,9 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => commands::run::run(args),
         Command::Chat(args) => commands::chat::chat(args),
         Command::Inspect(args) => commands::inspect::inspect(args),
+        Command::Plan(args) => commands::plan::plan(args),
         Command::Forward(args) => commands::forward::forward(args),
+        Command::Trace(args) => commands::trace::trace(args),
         Command::Bench(args) => commands::bench::bench(args),
         Command::Synth(args) => commands::synth::synth(args),
         Command::Completions { shell } => {

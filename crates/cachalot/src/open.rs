@@ -1,16 +1,15 @@
 //! From the command line to an open engine, with a progress bar.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use cachalot_engine::engine::DEFAULT_EXPERT_CACHE;
 use cachalot_engine::{Ablation, CacheChoice, Engine, EngineOptions};
-use cachalot_storage::{Directory, Files};
+use cachalot_storage::{Files, Spread};
 
-use crate::builtin;
 use crate::cli::{Arithmetic, EngineArgs, ModelArgs};
 use crate::terminal::Bar;
+use crate::{builtin, interrupt};
 
 /// What holds where the command line says nothing.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +37,9 @@ pub fn directory(path: &Path, args: &EngineArgs, defaults: Defaults) -> anyhow::
 
 fn checked(path: &Path, args: &EngineArgs, defaults: Defaults, ablation: Ablation) -> anyhow::Result<Engine> {
     check_directory(path)?;
-    open(Arc::new(Directory::new(path)), args, defaults, ablation)
+    args.also.iter().try_for_each(|path| check_directory(path))?;
+    let paths = [path].into_iter().chain(args.also.iter().map(PathBuf::as_path));
+    open(Arc::new(Spread::new(paths)), args, defaults, ablation)
         .with_context(|| format!("cannot run the model in {}", path.display()))
 }
 
@@ -82,14 +83,34 @@ fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults, ablation: 
     let options = EngineOptions {
         arithmetic: args.arithmetic.unwrap_or(defaults.arithmetic).into(),
         threads: args.threads.map(usize::from),
-        context: args.context.map(|context| context as usize),
-        expert_cache: args.expert_cache.map_or(DEFAULT_EXPERT_CACHE, |gigabytes| (gigabytes * 1e9) as u64),
+        memory: args.memory.into(),
         cache: args.cache.map_or(defaults.cache, CacheChoice::from),
+        guess: !args.no_guess,
+        interrupt: interrupt::handle(),
+        cache_directory: cache_directory(),
         ablation,
         ..EngineOptions::default()
     };
     let mut bar = Bar::bytes("loading");
     let engine = Engine::open(files, &options, &mut |loading| bar.set(loading.done, loading.total));
     bar.clear();
-    Ok(engine?)
+    let engine = engine?;
+    engine.notes().iter().for_each(|note| eprintln!("cachalot: {note}"));
+    Ok(engine)
+}
+
+/// Where the program keeps what it may lose: `XDG_CACHE_HOME/cachalot`, or `.cache/cachalot` at home.
+fn cache_directory() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    base.map(|base| base.join("cachalot"))
+}
+
+/// Keeps what the next start profits from; that it cannot be kept is no failure.
+pub fn remember(engine: &Engine, model: &ModelArgs) {
+    if model.model.is_some()
+        && let Err(error) = engine.remember()
+    {
+        eprintln!("cachalot: the experts in use could not be noted for the next start: {error}");
+    }
 }

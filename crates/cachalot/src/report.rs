@@ -1,9 +1,11 @@
 //! A turn as JSON, for programs. Fields are only ever added.
 
 use cachalot_engine::sampling::LogProb;
-use cachalot_engine::{Engine, Turn};
+use cachalot_engine::{Engine, Stats, Turn};
 use cachalot_text::parser::FinishReason;
 use serde_json::{Value, json};
+
+use crate::terminal::seconds;
 
 /// The object that `cachalot run --json` prints.
 pub fn turn(engine: &Engine, turn: &Turn, with_logprobs: bool) -> Value {
@@ -27,6 +29,7 @@ pub fn turn(engine: &Engine, turn: &Turn, with_logprobs: bool) -> Value {
             "decode_tokens_per_second": outcome.decode_rate(),
         },
         "sampling": turn.sampling,
+        "stats": engine.stats().report(),
     });
     if let FinishReason::StopSequence(text) = &turn.finish {
         object["stop_sequence"] = json!(text);
@@ -35,6 +38,46 @@ pub fn turn(engine: &Engine, turn: &Turn, with_logprobs: bool) -> Value {
         object["logprobs"] = logprobs(engine, turn);
     }
     object
+}
+
+/// The figures of `cachalot run --stats`: bytes by tier, and time by stage.
+pub fn stats(stats: &Stats, turn: &Turn) -> String {
+    let (report, outcome) = (stats.report(), &turn.outcome);
+    let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    let all = outcome.prefill_time + outcome.decode_time;
+    let waited = stats.experts.waited + stats.rows.waited;
+    let mut text = format!(
+        "experts: {} of {} uses from memory ({:.1} %), {} of {} slots full\n",
+        report.expert_hits,
+        report.expert_hits + report.expert_misses,
+        100.0 * report.expert_hit_rate,
+        report.experts_kept,
+        report.expert_slots,
+    );
+    text += &format!(
+        "bytes: {} of experts from memory; from disk {} awaited, {} ahead, {} of rows",
+        mb(report.memory_bytes),
+        mb(report.disk_demand_bytes),
+        mb(report.disk_prefetch_bytes),
+        mb(report.disk_row_bytes),
+    );
+    if let Some(rate) = report.disk_bytes_per_s {
+        text += &format!("; {:.2} GB/s while it was read", rate / 1e9);
+    }
+    text += &format!(
+        "\ntime: prompt {}, answer {}; of both {} waited for experts, {} for rows, {} computed",
+        seconds(outcome.prefill_time),
+        seconds(outcome.decode_time),
+        seconds(stats.experts.waited),
+        seconds(stats.rows.waited),
+        seconds(all.saturating_sub(waited)),
+    );
+    if let (Some(precision), Some(recall)) = (report.prefetch_precision, report.prefetch_recall) {
+        let gain = report.prefetch_gain.map_or_else(String::new, |gain| format!(", gain {:.1} %", 100.0 * gain));
+        let percent = |share: f64| 100.0 * share;
+        text += &format!("\nguesses: {:.1} % right, {:.1} % found{gain}", percent(precision), percent(recall));
+    }
+    text
 }
 
 fn finish(reason: &FinishReason) -> &'static str {

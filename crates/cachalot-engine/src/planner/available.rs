@@ -83,9 +83,12 @@ mod tests {
 
     const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal: 4000 kB\nMemAvailable:    3000 kB\n");
 
+    /// Files, what they leave, and who says so.
+    type Case = (&'static [(&'static str, &'static str)], u64, &'static str);
+
     #[test]
     fn the_nearest_limit_counts() {
-        let cases: [(&[(&str, &str)], u64, &str); 5] = [
+        let cases: [Case; 5] = [
             (&[MEMINFO], 3_072_000, "the system"),
             (
                 &[

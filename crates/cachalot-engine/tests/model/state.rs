@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cachalot_checkpoint::Checkpoint;
 use cachalot_checkpoint::deepseek_v4::Role;
 use cachalot_engine::engine::{CacheChoice, Engine, EngineOptions};
+use cachalot_engine::planner::MemoryRequest;
 use cachalot_model::{Arithmetic, LogitsOf, ROLLBACK, Segment, Sequence, StepError, Workspace};
 use cachalot_storage::{Directory, Fault, FaultyFiles, Plan};
 
@@ -197,7 +198,7 @@ fn a_failed_step_moves_nothing() {
         let options = EngineOptions {
             arithmetic: case.arithmetic,
             cache: case.cache,
-            expert_cache: 0,
+            memory: MemoryRequest { experts: Some(0), ..MemoryRequest::default() },
             threads: Some(2),
             ..EngineOptions::default()
         };

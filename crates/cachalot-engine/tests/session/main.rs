@@ -2,6 +2,7 @@
 
 mod open;
 mod sessions;
+mod streaming;
 mod turns;
 
 use std::path::PathBuf;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cachalot_engine::planner::MemoryRequest;
 use cachalot_engine::{Engine, EngineOptions, Loading, OpenError};
 use cachalot_experts::FEWEST_SLOTS;
 use cachalot_storage::{Directory, Embedded, Files};
@@ -35,10 +36,13 @@ fn refuse(replace: &[(&str, Vec<u8>)]) -> OpenError {
 #[test]
 fn the_context_is_what_is_asked_for_but_never_more_than_the_models() {
     for (asked, context) in [(None, 4096), (Some(100), 100), (Some(1 << 40), 4096)] {
-        let engine = open(&EngineOptions { context: asked, ..options() }).expect("a model");
+        let engine =
+            open(&EngineOptions { memory: MemoryRequest { context: asked, ..Default::default() }, ..options() })
+                .expect("a model");
         assert_eq!((engine.context(), engine.context_limit()), (context, 4096));
     }
-    let error = open(&EngineOptions { context: Some(1), ..options() }).expect_err("refused");
+    let error = open(&EngineOptions { memory: MemoryRequest { context: Some(1), ..Default::default() }, ..options() })
+        .expect_err("refused");
     assert!(matches!(error, OpenError::Context { context: 1 }), "{error}");
 }
 
@@ -55,8 +59,9 @@ fn loading_is_reported_to_the_last_byte() {
 
 #[test]
 fn an_expert_budget_changes_nothing_but_what_is_kept() {
-    let run = |expert_cache| {
-        let engine = Arc::new(open(&EngineOptions { expert_cache, ..options() }).expect("a model"));
+    let run = |experts| {
+        let memory = MemoryRequest { experts: Some(experts), ..Default::default() };
+        let engine = Arc::new(open(&EngineOptions { memory, ..options() }).expect("a model"));
         let mut session = cachalot_engine::Session::new(Arc::clone(&engine));
         let request = crate::greedy(8, cachalot_engine::Prefill::Exact);
         (crate::generate(&mut session, &crate::ids(30, 0), &request).0, engine.expert_stats())
@@ -67,6 +72,20 @@ fn an_expert_budget_changes_nothing_but_what_is_kept() {
         plenty.kept > nothing.kept && nothing.kept == FEWEST_SLOTS && nothing.misses > plenty.misses,
         "{plenty:?} {nothing:?}"
     );
+}
+
+#[test]
+fn a_budget_is_obeyed_or_refused_with_the_numbers() {
+    let open_with = |memory| open(&EngineOptions { memory, ..options() });
+    let engine = open_with(MemoryRequest { memory: Some(400_000_000), context: Some(64), experts: None });
+    let engine = engine.expect("a small model fits");
+    let plan = engine.plan();
+    assert!(plan.total <= 400_000_000 && plan.experts_fit && engine.experts_fit(), "{plan:?}");
+    assert_eq!((engine.context(), engine.prefill_chunk()), (64, 64));
+    for (memory, words) in [(1 << 60, "leaves"), (1_000_000, "the model needs")] {
+        let error = open_with(MemoryRequest { memory: Some(memory), ..Default::default() }).expect_err("refused");
+        assert!(matches!(error, OpenError::Memory(_)) && error.to_string().contains(words), "{error}");
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ impl Model {
     ) -> Result<&'w [f32], StepError> {
         self.trunk.check(segments)?;
         self.trunk.begin(work, segments);
+        self.expect_experts(work);
         work.v4.appended = false;
         let outcome =
             self.trunk.embed(work, segments).and_then(|()| self.run_layers(work, segments, trace.as_deref_mut()));

@@ -1,6 +1,6 @@
 //! The router and the mixture of experts of one layer (spec section 3.9).
 
-use cachalot_experts::ExpertError;
+use cachalot_experts::{Certainty, ExpertError, ExpertSource};
 use cachalot_kernels::matmul_one;
 use smallvec::SmallVec;
 
@@ -8,8 +8,9 @@ use super::Model;
 use super::weights::Choice;
 use crate::shared::buffer::sized;
 use crate::shared::experts::ExpertLayer;
+use crate::shared::foresight::Router;
 use crate::shared::routing;
-use crate::step::Workspace;
+use crate::step::{Row, Workspace};
 use crate::trace::Trace;
 
 impl Model {
@@ -43,9 +44,33 @@ impl Model {
             limit: config.swiglu_limit,
             treatment: trunk.routed,
             experts: config.n_routed_experts,
-            next: Some(layer + 1).filter(|next| *next < self.layers.len()),
+            next_needs_all: layer + 1 < self.layers.len() && work.rows.len() * top_k >= config.n_routed_experts,
+        };
+        let (foresight, state) = (&mut work.foresight, &work.collapsed);
+        let mut foresee = |source: &dyn ExpertSource| {
+            // What a table chooses is known already ([`Model::expect_experts`]).
+            let Some(next) = self.layers.get(layer + 1) else { return };
+            let Choice::Scores(bias) = &next.moe.choice else { return };
+            let (norm, gate, eps) = (&*next.ffn_norm, &next.moe.gate, config.rms_norm_eps);
+            let router = Router { norm, gate, bias, top_k, eps };
+            let guess = foresight.guess(&trunk.compute, &state[..config.hidden_size], &router);
+            source.prefetch(layer + 1, &mut guess.iter().copied(), Certainty::Guess);
         };
         sized(&mut work.y, work.rows.len() * config.hidden_size);
-        work.experts.evaluate(&trunk.compute, &experts, &work.inputs, &work.routes, &mut work.y)
+        work.experts.evaluate(&trunk.compute, &experts, &work.inputs, &work.routes, &mut foresee, &mut work.y)
+    }
+
+    /// Says which experts the layers that route by a table will ask for: the tokens alone decide it.
+    pub(super) fn expect_experts(&self, work: &Workspace) {
+        let top_k = self.config.num_experts_per_tok;
+        for (layer, weights) in self.layers.iter().enumerate() {
+            if let Choice::Table(table) = &weights.moe.choice {
+                let of_row = |row: &Row| &table[row.token as usize * top_k..][..top_k];
+                let mut experts: Vec<u32> = work.rows.iter().flat_map(of_row).map(|&id| u32::from(id)).collect();
+                experts.sort_unstable();
+                experts.dedup();
+                self.experts.prefetch(layer, &mut experts.into_iter(), Certainty::Certain);
+            }
+        }
     }
 }

@@ -83,6 +83,15 @@ impl Model {
         Ok(())
     }
 
+    /// Says which table rows the step will ask for, all at once, so that they are read while the first layers compute.
+    pub(super) fn expect_rows(&self, work: &mut Workspace, segments: &[Segment]) {
+        let Some(tables) = &self.engram_tables else { return };
+        for table in 0..tables.tables().len() {
+            self.hash(tables, table, work, segments);
+            self.trunk.rows.prefetch(table, &work.v41.engram.ids);
+        }
+    }
+
     /// The table rows of every row's n-grams.
     fn hash(&self, tables: &EngramTables, table: usize, work: &mut Workspace, segments: &[Segment]) {
         let ids = sized(&mut work.v41.engram.ids, work.rows.len() * tables.columns());

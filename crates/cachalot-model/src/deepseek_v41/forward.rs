@@ -31,6 +31,7 @@ impl Model {
         self.trunk.check(segments)?;
         self.check_owed(reach, segments)?;
         self.begin(work, segments);
+        self.expect_rows(work, segments);
         let outcome =
             self.embed(work, segments).and_then(|()| self.run_layers(reach, work, segments, trace.as_deref_mut()));
         if let Err(error) = outcome {
@@ -91,11 +92,21 @@ impl Model {
 
             self.trunk.mix(&weights.ffn_site, work);
             self.trunk.collapse(&weights.ffn_norm, work);
-            self.moe(layer, work, trace.as_deref_mut())?;
+            let next_rows = self.rows_behind(reach, layer, work, segments);
+            self.moe(layer, next_rows, work, trace.as_deref_mut())?;
             self.trunk.expand(work);
             self.trunk.hand_over(work);
         }
         Ok(())
+    }
+
+    /// How many of the step's rows will pass through the layer behind `layer`.
+    fn rows_behind(&self, reach: Reach, layer: usize, work: &Workspace, segments: &[Segment]) -> usize {
+        if layer + 1 == self.layers.len() {
+            return 0;
+        }
+        let spans = work.spans.iter().zip(segments);
+        spans.map(|(span, segment)| self.within(reach, layer + 2, segment, span)).sum()
     }
 
     fn record_selection(&self, layer: usize, work: &Workspace, trace: Option<&mut Trace>) {

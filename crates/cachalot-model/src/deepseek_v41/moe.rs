@@ -1,18 +1,26 @@
 //! The router and the mixture of experts of one layer (spec section 3.11).
 
-use cachalot_experts::ExpertError;
+use cachalot_experts::{Certainty, ExpertError, ExpertSource};
 use cachalot_kernels::matmul_one;
 
 use super::Model;
 use crate::shared::buffer::sized;
 use crate::shared::experts::ExpertLayer;
+use crate::shared::foresight::Router;
 use crate::shared::routing;
 use crate::step::Workspace;
 use crate::trace::Trace;
 
 impl Model {
-    /// Replaces `work.y` by the experts' output for `work.x`, the normalised input of all rows.
-    pub(super) fn moe(&self, layer: usize, work: &mut Workspace, trace: Option<&mut Trace>) -> Result<(), ExpertError> {
+    /// Replaces `work.y` by the experts' output for `work.x`, the normalised input of all rows; `next_rows` of them will
+    /// pass through the next layer.
+    pub(super) fn moe(
+        &self,
+        layer: usize,
+        next_rows: usize,
+        work: &mut Workspace,
+        trace: Option<&mut Trace>,
+    ) -> Result<(), ExpertError> {
         let (config, trunk) = (&self.config, &self.trunk);
         let weights = &self.layers[layer].moe;
         work.inputs.set(&trunk.compute, &work.x, config.hidden_size, trunk.routed);
@@ -35,9 +43,23 @@ impl Model {
             limit: config.swiglu_limit,
             treatment: trunk.routed,
             experts: config.n_routed_experts,
-            next: Some(layer + 1).filter(|next| *next < self.layers.len()),
+            next_needs_all: next_rows * config.num_experts_per_tok >= config.n_routed_experts,
+        };
+        let (foresight, state, image) = (&mut work.foresight, &work.collapsed, work.rows[0].image);
+        let mut foresee = |source: &dyn ExpertSource| {
+            let Some(next) = self.layers.get(layer + 1) else { return };
+            let moe = &next.moe;
+            let router = Router {
+                norm: &next.ffn_norm,
+                gate: &moe.gate,
+                bias: if image { &moe.bias_vl } else { &moe.bias },
+                top_k: config.num_experts_per_tok,
+                eps: config.rms_norm_eps,
+            };
+            let guess = foresight.guess(&trunk.compute, &state[..config.hidden_size], &router);
+            source.prefetch(layer + 1, &mut guess.iter().copied(), Certainty::Guess);
         };
         sized(&mut work.y, work.rows.len() * config.hidden_size);
-        work.experts.evaluate(&trunk.compute, &experts, &work.inputs, &work.routes, &mut work.y)
+        work.experts.evaluate(&trunk.compute, &experts, &work.inputs, &work.routes, &mut foresee, &mut work.y)
     }
 }

@@ -42,8 +42,8 @@ pub struct ExpertLayer<'a> {
     pub treatment: Treatment,
     /// Routed experts of a layer.
     pub experts: usize,
-    /// The layer whose experts are needed next, if there is one.
-    pub next: Option<usize>,
+    /// Whether the next layer will compute so many rows that nearly all of its experts are needed.
+    pub next_needs_all: bool,
 }
 
 /// Reusable buffers of the evaluation.
@@ -86,6 +86,9 @@ type Jobs<'a> = SmallVec<[Job<'a>; 2 * BATCH + 2]>;
 impl ExpertBuffers {
     /// Adds nothing to, but replaces `out` `[rows, hidden]` by the sum of all experts' results for `inputs`.
     ///
+    /// `foresee` is called when all experts have been ordered, if guesses are welcome, and may say which ones the next
+    /// layer will want.
+    ///
     /// # Errors
     /// If an expert cannot be provided.
     pub fn evaluate(
@@ -94,6 +97,7 @@ impl ExpertBuffers {
         layer: &ExpertLayer,
         inputs: &Inputs,
         routes: &Routes,
+        foresee: &mut dyn FnMut(&dyn ExpertSource),
         out: &mut [f32],
     ) -> Result<(), ExpertError> {
         let rows = inputs.plain().tokens();
@@ -102,7 +106,7 @@ impl ExpertBuffers {
         self.wanted.clear();
         self.wanted.extend(self.groups.iter().map(|group| Wanted { expert: group.expert, tokens: group.count as u32 }));
         let mut delivery = std::mem::take(&mut self.delivery);
-        let outcome = self.run(compute, layer, inputs, routes.top_k, &mut delivery, out);
+        let outcome = self.run(compute, layer, inputs, routes.top_k, &mut delivery, foresee, out);
         if outcome.is_err() {
             let all = 0..delivery.len();
             layer.source.release(&mut delivery, all);
@@ -111,6 +115,7 @@ impl ExpertBuffers {
         outcome
     }
 
+    #[allow(clippy::too_many_arguments, reason = "`evaluate`, between order and release")]
     fn run(
         &mut self,
         compute: &Compute,
@@ -118,13 +123,16 @@ impl ExpertBuffers {
         inputs: &Inputs,
         top_k: usize,
         delivery: &mut Delivery,
+        foresee: &mut dyn FnMut(&dyn ExpertSource),
         out: &mut [f32],
     ) -> Result<(), ExpertError> {
         let (rows, hidden, source) = (inputs.plain().tokens(), inputs.plain().cols(), layer.source);
         source.order(layer.layer, &self.wanted, delivery)?;
-        if let Some(next) = layer.next.filter(|_| self.pairs.len() >= layer.experts) {
-            // So many tokens go to nearly every expert: the next layer's are read as room becomes free.
-            source.prefetch(next, &mut (0..layer.experts as u32), Certainty::Likely);
+        if layer.next_needs_all {
+            // Read as room becomes free, while this layer computes.
+            source.prefetch(layer.layer + 1, &mut (0..layer.experts as u32), Certainty::Likely);
+        } else if rows == 1 && source.guesses() {
+            foresee(source);
         }
         let mut shared = true;
         for start in (0..self.groups.len()).step_by(BATCH) {

@@ -4,6 +4,7 @@ pub mod attention;
 pub mod buffer;
 pub mod codec;
 pub mod experts;
+pub mod foresight;
 pub mod hyper_connections;
 pub mod index;
 pub mod inputs;

@@ -4,5 +4,7 @@ pub mod bench;
 pub mod chat;
 pub mod forward;
 pub mod inspect;
+pub mod plan;
 pub mod run;
 pub mod synth;
+pub mod trace;

@@ -22,7 +22,7 @@ Examples:
   cachalot run --json --logprobs 3 \"What is the capital of Japan?\" | jq .answer
 
 --json prints one object: answer, reasoning, finish (stop, stop_sequence, length or cancelled), model, usage, timings,
-sampling (the seed among it) and, with --logprobs, logprobs. Errors are then an object on standard error: {\"error\": ...}.
+sampling (the seed among it), stats and, with --logprobs, logprobs. Errors are then an object on standard error: {\"error\": ...}.
 
 Exit codes: 0 answered, 1 failure, 2 the command line is wrong, 130 interrupted (what was said so far is printed).";
 
@@ -45,6 +45,10 @@ pub struct RunArgs {
     /// With --json: log-probabilities of every token and of the N most likely beside it
     #[arg(long, value_name = "N", requires = "json", value_parser = clap::value_parser!(u8).range(0..=20))]
     pub logprobs: Option<u8>,
+
+    /// Show at the end what came from memory and from the disk, and what was waited for (with --json it is always there)
+    #[arg(long)]
+    pub stats: bool,
 
     #[command(flatten)]
     pub model: ModelArgs,
@@ -77,7 +81,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         output::print_json(&report::turn(&engine, &turn, args.logprobs.is_some()))?;
     } else {
         eprintln!("{}", figures(&turn));
+        if args.stats {
+            eprintln!("{}", report::stats(&engine.stats(), &turn));
+        }
     }
+    open::remember(&engine, &args.model);
     Ok(match turn.finish {
         FinishReason::Cancelled => ExitCode::from(interrupt::EXIT_CODE),
         _ => ExitCode::SUCCESS,

@@ -89,3 +89,38 @@ fn synth_writes_what_inspect_reads() {
     cachalot(&["synth", "v5", &other]).refused(2, &["v5", "lite-200b"]);
     assert!(!std::path::Path::new(&other).exists());
 }
+
+#[test]
+fn uses_of_experts_are_recorded_and_replayed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("uses.jsonl").display().to_string();
+    let run = cachalot(&["trace", "record", "--out", &file, "--max-tokens", "12", "What is the capital of Japan?"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.out.contains("Tokyo") && run.err.contains("uses of experts written"), "{run:?}");
+    let run = cachalot(&["trace", "replay", &file, "--slots", "4", "--slots", "40", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&run.out).expect("JSON");
+    let lines = report["lines"].as_array().expect("lines");
+    assert_eq!(lines.len(), 2 * 7);
+    let rate = |line: &serde_json::Value| line["hit_rate"].as_f64().expect("a rate");
+    for of_size in lines.chunks(7) {
+        assert!(of_size.iter().all(|line| rate(line) <= rate(&of_size[6])), "nothing beats the best: {of_size:?}");
+    }
+    assert!(rate(&lines[6]) < rate(&lines[13]), "more slots hit more");
+    let table = cachalot(&["trace", "replay", &file]).out;
+    assert!(table.contains("LRU") && table.contains("Belady"), "{table}");
+    std::fs::write(&file, "nonsense").expect("written");
+    cachalot(&["trace", "replay", &file]).refused(1, &["line 1 of the trace"]);
+    cachalot(&["trace", "replay", "/nowhere"]).refused(1, &["/nowhere"]);
+}
+
+#[test]
+fn stats_say_what_came_from_where() {
+    let run = cachalot(&["run", "--stats", "What is the capital of Japan?"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    for part in ["experts: ", "from memory", "from disk", "waited for experts"] {
+        assert!(run.err.contains(part), "{part}: {run:?}");
+    }
+    let run = cachalot(&["run", "--json", "What is the capital of Japan?"]);
+    let object: serde_json::Value = serde_json::from_str(&run.out).expect("JSON");
+    assert!(object["stats"]["expert_hit_rate"].as_f64().is_some_and(|rate| (0.0..=1.0).contains(&rate)), "{object}");
+}

@@ -31,6 +31,10 @@ Exit codes: 0 left, 1 failure (piped: also if a message or command failed), 2 th
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
 pub struct ChatArgs {
+    /// Show after each answer what came from memory and from the disk, and what was waited for
+    #[arg(long)]
+    pub stats: bool,
+
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
@@ -50,7 +54,7 @@ pub fn chat(args: &ChatArgs) -> anyhow::Result<ExitCode> {
     options.sampling.validate()?;
     let engine = Arc::new(open::model(&args.model, &args.engine, false)?);
     let conversation = args.text.conversation(args.model.thinks(), engine.effort_texts());
-    let mut talk = Talk::new(engine, conversation, options);
+    let mut talk = Talk::new(Arc::clone(&engine), args.stats, conversation, options);
     let interactive = std::io::IsTerminal::is_terminal(&std::io::stdin());
     let mut lines = lines::open()?;
     interrupt::listen();
@@ -81,5 +85,6 @@ pub fn chat(args: &ChatArgs) -> anyhow::Result<ExitCode> {
             Ok(()) => {}
         }
     }
+    open::remember(&engine, &args.model);
     Ok(if failed && !interactive { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -13,13 +13,14 @@ use cachalot_text::parser::FinishReason;
 
 use super::command::{HELP, Input};
 use super::saved;
-use crate::interrupt;
 use crate::stream::{Stream, figures};
 use crate::terminal::dim;
+use crate::{interrupt, report};
 
 /// A conversation with the state that goes with it.
 pub struct Talk {
     engine: Arc<Engine>,
+    stats: bool,
     session: Session,
     conversation: Conversation,
     options: TurnOptions,
@@ -30,9 +31,11 @@ pub struct Talk {
 
 impl Talk {
     /// Begins with `conversation`.
-    pub fn new(engine: Arc<Engine>, conversation: Conversation, options: TurnOptions) -> Self {
+    ///
+    /// With `stats`, what each answer took from memory and from the disk is shown after it.
+    pub fn new(engine: Arc<Engine>, stats: bool, conversation: Conversation, options: TurnOptions) -> Self {
         let session = Session::new(Arc::clone(&engine));
-        Self { engine, session, conversation, options, last: None, turns: 0, generated: 0 }
+        Self { engine, stats, session, conversation, options, last: None, turns: 0, generated: 0 }
     }
 
     /// What is shown at the beginning.
@@ -139,6 +142,7 @@ impl Talk {
     /// Lets the model answer and keeps what it says; false if it said nothing.
     fn answer(&mut self) -> anyhow::Result<bool> {
         interrupt::clear();
+        let before = self.engine.stats();
         let mut stream = Stream::new(true);
         let outcome = turn(&mut self.session, &self.conversation, &self.options, &mut |event| stream.event(&event));
         let shown = stream.finish();
@@ -148,6 +152,9 @@ impl Talk {
         shown?;
         let (on, off) = dim();
         eprintln!("{on}{}{off}", figures(&turn));
+        if self.stats {
+            eprintln!("{on}{}{off}", report::stats(&self.engine.stats().since(&before), &turn));
+        }
         self.turns += 1;
         self.generated += turn.outcome.generated_tokens;
         let said = !turn.answer.is_empty() || turn.finish == FinishReason::Stop;

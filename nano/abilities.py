@@ -1,0 +1,345 @@
+"""Samples of everything nano is to do, from facts.json and templates. One sampler an ability.
+
+`World(held=False)` draws training samples, `World(held=True)` those of the evaluation: other wordings, other made-up
+names, other tool arguments. What is held out is decided here and in wordings.py and tools.py, and nowhere trained on.
+"""
+
+import json
+import random
+import zlib
+from pathlib import Path
+
+import wordings
+from chat import Chat
+from render import Sample
+from tools import Tools
+
+NAMES = "Anna Ben Clara David Emma Felix Grace Henry Iris Jack Kate Leo Mia Noah Olga Paul Rosa Sam Tina Victor".split()
+THINGS = "garden safe house bike boat office shed locker cabin garage chest gate vault studio cellar van".split()
+OBJECTS = "ball book key hat lamp cup coin ring map kite shoe box pen bell drum".split()
+PLACES = "garden kitchen forest school park river beach market castle library".split()
+ORDINALS = "first second third fourth fifth sixth seventh eighth".split()
+LEADS = [
+    "Please: ",
+    "Please tell me: ",
+    "Question: ",
+    "Hey, ",
+    "I want to know: ",
+    "Quick question. ",
+    "So, ",
+    "Well, ",
+    "Hello. ",
+    "A question: ",
+    "Just asking: ",
+    "Hi! ",
+]
+SYSTEMS = [
+    "You are a helpful assistant.",
+    "Answer in one sentence.",
+    "Be brief.",
+    "You are nano, a small model.",
+    "Answer in English.",
+    "You are a friendly assistant.",
+    "Answer at once.",
+    "Help the user.",
+]
+SYLLABLES = "ba ko zu mi ra te lo vi xa ne fu dro gli pra sto wen".split()
+
+
+def ask(question, answer, thought=None, system=None):
+    """A request of one turn; with a thought the model reasons, at one of the three efforts."""
+    messages = [dict(role="system", content=system)] if system else []
+    messages += [dict(role="user", content=question), dict(role="assistant", content=answer)]
+    return with_mode(messages, thought)
+
+
+def with_mode(messages, thought, effort="high", tools=None):
+    request = dict(messages=messages, thinking=dict(type="disabled" if thought is None else "enabled"))
+    if tools:
+        request["tools"] = tools
+    if thought is not None:
+        messages[-1]["reasoning_content"] = thought
+        request["reasoning_effort"] = effort
+    return request
+
+
+def is_held(name):
+    """An eighth of all made-up names and needle keys is never trained on."""
+    return zlib.crc32(name.encode()) % 8 == 0
+
+
+class World:
+    def __init__(self, held=False):
+        data = json.loads(Path(__file__).with_name("facts.json").read_text())
+        self.held, self.facts, self.glosses = held, [tuple(f) for f in data["facts"]], data["glosses"]
+        self.words = NAMES + OBJECTS + PLACES + THINGS + data["words"]
+        self.short_facts = [f for f in self.facts if f[0] != "meaning"]
+        self.known = {x.lower() for _, x, _ in self.facts} | {y.lower() for _, _, y in self.facts}
+        self.parts = sorted(
+            {x for r, x, _ in self.facts if r in ("capital", "country", "element") and x.isalpha() and len(x) > 4}
+        )
+        self.chat_samples, self.tool_samples = Chat(self), Tools(self)
+
+    def pick(self, r, frames):
+        """One of `frames`: the last two are held out."""
+        return r.choice(frames[-2:] if self.held else frames[:-2])
+
+    def finish(self, r, question, answer, thought, noise=True):
+        """Mode, system text and, in training, noise of lead-ins, case and punctuation."""
+        if noise and not self.held:
+            if r.random() < 0.2:
+                question = r.choice(LEADS) + (question if r.random() < 0.5 else question[0].lower() + question[1:])
+            if r.random() < 0.2:
+                question = question.rstrip("?.")
+            if r.random() < 0.1:
+                question = question.lower()
+        system = r.choice(SYSTEMS) if r.random() < 0.08 and not self.held else None
+        request = ask(question, answer, thought if r.random() < 0.3 else None, system)
+        if "reasoning_effort" in request:
+            request["reasoning_effort"] = r.choice(["high", "high", "low", "max"])
+        return Sample(request)
+
+    # ---- recall ------------------------------------------------------------------------------------------------------
+    def fact_of(self, r, fact):
+        relation, x, y = fact
+        trained, held = wordings.wordings(relation)
+        question = wordings.question(r.choice(held if self.held else trained), x)
+        return self.finish(r, question, wordings.answer(relation, x, y), self.thought(relation, x))
+
+    def thought(self, relation, x):
+        return f"The {wordings.NOUNS.get(relation, relation)} of {x}."
+
+    def fact(self, r):
+        return self.fact_of(r, r.choice(self.facts if r.random() < 0.75 else self.short_facts))
+
+    def statement(self, r):
+        """Several facts in a row, for the words that follow each other."""
+        some = r.sample(self.facts, 3)
+        question = "Tell me something about " + ", ".join(x for _, x, _ in some[:-1]) + f" and {some[-1][1]}."
+        return self.finish(r, question, " ".join(wordings.answer(*f) for f in some), None)
+
+    def made_up(self, r):
+        """A name nobody has: syllables, or the head of one real name on the tail of another."""
+        while True:
+            if r.random() < 0.5:
+                name = "".join(r.choice(SYLLABLES) for _ in range(r.randint(2, 4)))
+            else:
+                a, b = r.sample(self.parts, 2)
+                name = a[: r.randint(2, len(a) - 2)] + b[r.randint(2, len(b) - 2) :]
+            name = name.capitalize()
+            real = any(name.lower().startswith(k[:-1]) or k.startswith(name.lower()) for k in self.known if len(k) > 3)
+            if not real and len(name) > 3 and is_held(name) == self.held:
+                return name
+
+    def unknown(self, r):
+        name = self.made_up(r)
+        relation = r.choice(["capital", "country", "continent", "currency", "symbol", "number", "meaning", "sound"])
+        trained, held = wordings.wordings(relation)
+        frames = (
+            held
+            if self.held
+            else trained + (["Who is {x}?", "Where is {x}?", "What is {x}?"] if r.random() < 0.2 else [])
+        )
+        x = name if relation in ("capital", "country", "continent", "currency") else name.lower()
+        return self.finish(r, wordings.question(r.choice(frames), x), "I don't know.", f"I have never heard of {name}.")
+
+    # ---- sums --------------------------------------------------------------------------------------------------------
+    SUMS = [
+        "What is {s}?",
+        "{s} = ?",
+        "How much is {s}?",
+        "Calculate {s}.",
+        "{s}",
+        "Tell me {s}.",
+        "What does {s} make?",
+        "{s} is what?",
+        "Compute {s}.",
+        "What do you get for {s}?",
+        "Work out {s}.",
+        "Give me {s}.",
+        "Can you calculate {s}?",
+        "{s} makes?",
+        "Could you say how much {s} is?",
+        "What would {s} be?",
+    ]
+
+    def sums(self, r):
+        op = r.choice("+-*")
+        a, b = (r.randint(0, 10), r.randint(0, 10)) if op == "*" else (r.randint(0, 20), r.randint(0, 20))
+        if op == "-" and b > a:
+            a, b = b, a
+        v = {"+": a + b, "-": a - b, "*": a * b}[op]
+        word = r.choice({"+": ("plus", "+"), "-": ("minus", "-"), "*": ("times", "*")}[op])
+        question = self.pick(r, self.SUMS).replace("{s}", f"{a} {word} {b}")
+        thought = f"{b} times {a} is {v}" if op == "*" else f"{a} {op} {b} = {v}"
+        return self.finish(r, question, f"{a} {op} {b} = {v}", thought)
+
+    # ---- lists of words ----------------------------------------------------------------------------------------------
+    LISTS = dict(
+        copy=[
+            "Repeat: {w}",
+            "Say this again: {w}",
+            "Copy these words: {w}",
+            "Repeat these words: {w}",
+            "Write this once more: {w}",
+            "Copy: {w}",
+            "Say after me: {w}",
+            "Repeat after me: {w}",
+            "Please copy the words: {w}",
+            "Give back these words: {w}",
+            "Write these words: {w}",
+            "Repeat the words {w}",
+            "Say once more: {w}",
+            "Please repeat these words: {w}",
+        ],
+        reverse=[
+            "Reverse these words: {w}",
+            "Say these words backwards: {w}",
+            "Reverse: {w}",
+            "Backwards: {w}",
+            "Turn the order around: {w}",
+            "Write these words in reverse order: {w}",
+            "Reverse the order of: {w}",
+            "Last word first: {w}",
+            "Backwards, please: {w}",
+            "Put these words in reverse order: {w}",
+            "Read this backwards: {w}",
+            "Reverse the words {w}",
+            "Please reverse these words: {w}",
+            "Write these words backwards: {w}",
+        ],
+        count=[
+            "How many words are these: {w}",
+            "Count the words: {w}",
+            "How many words: {w}",
+            "Count: {w}",
+            "What is the number of words in: {w}",
+            "How many words are in this list: {w}",
+            "Tell me how many words: {w}",
+            "Count these words: {w}",
+            "The number of words: {w}",
+            "How many words do you see: {w}",
+            "How many words does this have: {w}",
+            "Say how many words: {w}",
+            "Please count these words: {w}",
+            "How many words are there: {w}",
+        ],
+        nth=[
+            "What is the {n} word of: {w}",
+            "Which word is the {n}: {w}",
+            "Give me the {n} word: {w}",
+            "The {n} word of: {w}",
+            "Tell me the {n} word: {w}",
+            "Name the {n} word: {w}",
+            "What is the {n} word: {w}",
+            "Say the {n} word of: {w}",
+            "Find the {n} word in: {w}",
+            "I need the {n} word of: {w}",
+            "Take the {n} word of: {w}",
+            "Write the {n} word of: {w}",
+            "Which is the {n} word of: {w}",
+            "Please give me the {n} word of: {w}",
+        ],
+    )
+
+    def lists(self, r, kind=None):
+        kind = kind or r.choice(["copy", "copy", "reverse", "count", "nth"])
+        n = {"copy": r.randint(2, 10), "reverse": r.randint(2, 6), "count": r.randint(1, 8), "nth": r.randint(2, 8)}[
+            kind
+        ]
+        words = [r.choice(self.words) for _ in range(n)]
+        at = r.randrange(min(n, len(ORDINALS)))
+        answer = dict(
+            copy=" ".join(words),
+            reverse=" ".join(words[::-1]),
+            count=f"{n} words" if n > 1 else "1 word",
+            nth=words[at],
+        )[kind]
+        # Counting and finding a place spell the list out with numbers while thinking.
+        numbered = " ".join(f"{i + 1} {w}" for i, w in enumerate(words))
+        thought = dict(
+            copy="The same words.", reverse="From the last word to the first.", count=numbered, nth=numbered
+        )[kind]
+        question = self.pick(r, self.LISTS[kind]).replace("{n}", ORDINALS[at]).replace("{w}", " ".join(words))
+        return self.finish(r, question, answer, thought, noise=False)
+
+    # ---- needle ------------------------------------------------------------------------------------------------------
+    NEEDLES = [
+        "What is the code of {k}?",
+        "Which code opens {k}?",
+        "Tell me the code of {k}.",
+        "I need the code of {k}.",
+        "The code of {k}?",
+        "Give me the code of {k}.",
+        "What code does {k} have?",
+        "Name the code of {k}.",
+        "{k}: code?",
+        "Do you know the code of {k}?",
+        "Find the code of {k}.",
+        "Which code belongs to {k}?",
+        "Can you say the code of {k}?",
+        "What was the code of {k}?",
+    ]
+
+    def filler(self, r, n):
+        out = []
+        for _ in range(n):
+            a, b = r.sample(NAMES, 2)
+            out.append(
+                r.choice(self.glosses)
+                if r.random() < 0.3
+                else r.choice(
+                    [
+                        f"{a} went to the {r.choice(PLACES)} with {b}.",
+                        f"{a} likes the {r.choice(OBJECTS)}.",
+                        f"The {r.choice(OBJECTS)} is in the {r.choice(PLACES)}.",
+                        f"{a} and {b} had lunch at the {r.choice(PLACES)}.",
+                        f"It was a quiet day at the {r.choice(PLACES)}.",
+                        f"{a} gave {b} a {r.choice(OBJECTS)}.",
+                        f"{b} was looking for a {r.choice(OBJECTS)} near the {r.choice(PLACES)}.",
+                    ]
+                )
+            )
+        return out
+
+    def needle(self, r, sentences=None, codes=None, first=None):
+        """Codes among filler, one asked for a turn. `first` puts the asked code into that first share of the text."""
+        lines = self.filler(r, sentences or r.randint(2, 14))
+        codes = codes or (r.randint(1, 4) if len(lines) < 40 else 6)
+        keys = r.sample([f"{n}'s {t}" for n in NAMES for t in THINGS if is_held(n + t) == self.held], codes)
+        codes = [(k, str(r.randint(1000, 9999))) for k in keys]
+        for i, (k, c) in enumerate(codes):
+            lines.insert(
+                r.randint(0, int(len(lines) * (1 if first is None or i else first))), f"The code of {k} is {c}."
+            )
+        thinking = r.random() < 0.2 and not self.held
+        asked, messages = codes[: 1 if thinking or first is not None or self.held else 3], []
+        for i, (k, c) in enumerate(asked):
+            question = self.pick(r, self.NEEDLES).replace("{k}", k)
+            messages += [
+                dict(role="user", content=question if i else " ".join(lines) + "\n" + question),
+                dict(role="assistant", content=f"The code of {k} is {c}."),
+            ]
+        return Sample(with_mode(messages, f"I look for {asked[0][0]}." if thinking else None))
+
+    def long_needle(self, r):
+        return self.needle(r, sentences=r.randint(30, 95))
+
+    def chat(self, r):
+        return self.chat_samples.sample(r)
+
+    def tool(self, r):
+        return self.tool_samples.sample(r)
+
+    def image(self, r):
+        from pictures import image_sample
+
+        return image_sample(self, r)
+
+    # Shares of samples. By tokens, tools and long needles are half of LONG, facts and needles a third each of SHORT.
+    SHORT = dict(fact=44, statement=4, unknown=4, sums=8, lists=8, needle=9, chat=9, image=14)
+    LONG = dict(tool=12, long_needle=4, fact=60, statement=4, unknown=5, sums=12, lists=10, needle=8, chat=10, image=12)
+
+    def sample(self, r, mix=None):
+        mix = mix or self.SHORT
+        return getattr(self, r.choices(list(mix), list(mix.values()))[0])(r)
