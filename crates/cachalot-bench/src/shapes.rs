@@ -30,7 +30,7 @@ pub struct Release {
 pub const RELEASES: [Release; 3] = [
     Release { name: "v4-flash", shapes: V4_FLASH, attention: V4_FLASH_ATTENTION },
     Release { name: "v4-pro", shapes: V4_PRO, attention: V4_PRO_ATTENTION },
-    Release { name: "v41-flash", shapes: V41_FLASH, attention: V41_ATTENTION },
+    Release { name: "v4.1-flash", shapes: V41_FLASH, attention: V41_ATTENTION },
 ];
 
 /// V4.1's scales.

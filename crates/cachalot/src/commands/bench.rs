@@ -61,7 +61,7 @@ pub enum What {
 #[command(after_help = AFTER)]
 pub struct KernelArgs {
     /// Model whose shapes are measured
-    #[arg(long, value_name = "NAME", default_value = "v41-flash", value_parser = release)]
+    #[arg(long, value_name = "NAME", default_value = "v4.1-flash", value_parser = release)]
     pub model: Release,
 
     /// Threads; all cores if not given
