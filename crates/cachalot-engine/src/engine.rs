@@ -369,7 +369,8 @@ impl Engine {
             return;
         }
         *looked = Instant::now();
-        if let Some(Available { bytes, .. }) = Available::now().filter(|available| available.bytes < self.memory_floor) {
+        if let Some(Available { bytes, .. }) = Available::now().filter(|available| available.bytes < self.memory_floor)
+        {
             // Half as much again, so that not every second brings another few.
             self.experts.shrink(self.memory_floor.saturating_add(self.memory_floor / 2) - bytes);
         }

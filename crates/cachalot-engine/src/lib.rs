@@ -14,10 +14,10 @@ pub mod sampling;
 pub mod session;
 pub mod stats;
 
+pub use cachalot_experts::Interrupt;
 pub use cachalot_model::Ablation;
 pub use chat::{SamplingChoice, Turn, TurnError, TurnEvent, TurnOptions, turn};
 pub use engine::{CacheChoice, Engine, EngineOptions, Loading, OpenError};
 pub use sampling::SamplingParams;
-pub use cachalot_experts::Interrupt;
 pub use session::{Flow, Outcome, Prefill, Session};
 pub use stats::{Stats, StatsReport};

@@ -42,15 +42,8 @@ impl RowCache {
     /// Slots for rows of `size` bytes in `budget` bytes, at least `fewest`, at most `rows`.
     pub(crate) fn new(size: usize, budget: usize, fewest: usize, rows: u64) -> Self {
         let count = (budget / size.max(1)).max(fewest).min(usize::try_from(rows).unwrap_or(usize::MAX));
-        let empty = RowSlot {
-            row: 0,
-            state: RowState::Empty,
-            generation: 0,
-            issued: 0,
-            demanded: false,
-            used: false,
-            pins: 0,
-        };
+        let empty =
+            RowSlot { row: 0, state: RowState::Empty, generation: 0, issued: 0, demanded: false, used: false, pins: 0 };
         let places = HashMap::with_capacity(count);
         Self { size, slots: vec![empty; count], bytes: vec![0; count * size], places, hand: 0 }
     }

@@ -1,8 +1,8 @@
 //! Many reads in flight: the right bytes by every way, urgent ones first, what is no longer wanted not at all.
 
 use cachalot_storage::{
-    Bytes, DiskFile, Fault, Faulty, Interface, Memory, Method, Plan, Priority, Read, Reader, Sink, Storage, StorageError,
-    Target, measure, probe,
+    Bytes, DiskFile, Fault, Faulty, Interface, Memory, Method, Plan, Priority, Read, Reader, Sink, Storage,
+    StorageError, Target, measure, probe,
 };
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};

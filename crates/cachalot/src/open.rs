@@ -8,9 +8,9 @@ use cachalot_engine::engine::DEFAULT_EXPERT_CACHE;
 use cachalot_engine::{Ablation, CacheChoice, Engine, EngineOptions};
 use cachalot_storage::{Files, Spread};
 
-use crate::{builtin, interrupt};
 use crate::cli::{Arithmetic, EngineArgs, ModelArgs};
 use crate::terminal::Bar;
+use crate::{builtin, interrupt};
 
 /// What holds where the command line says nothing.
 #[derive(Clone, Copy, Debug)]

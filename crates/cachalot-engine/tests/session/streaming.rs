@@ -107,7 +107,8 @@ fn a_disk_that_hangs_can_be_left_at_any_time() {
     plan.clear();
     interrupt.set(false);
     let request = greedy(6, Prefill::Exact);
-    let (expected, _) = generate(&mut Session::new(open(fixture("v41-tiny"), &crate::options())), &ids(50, 0), &request);
+    let (expected, _) =
+        generate(&mut Session::new(open(fixture("v41-tiny"), &crate::options())), &ids(50, 0), &request);
     assert_eq!(generate(&mut session, &ids(50, 0), &request).0, expected);
 }
 

@@ -150,7 +150,12 @@ fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     for slots in sizes {
         let best = trace.optimum(slots);
         let mut line = |policy: String, hits: usize| {
-            lines.push(Line { slots, policy, hit_rate: hits as f64 / uses, of_optimum: hits as f64 / best.max(1) as f64 });
+            lines.push(Line {
+                slots,
+                policy,
+                hit_rate: hits as f64 / uses,
+                of_optimum: hits as f64 / best.max(1) as f64,
+            });
         };
         policies.iter().for_each(|policy| line(policy.to_string(), trace.replay(*policy, slots)));
         line("best possible (Belady)".to_owned(), best);

@@ -13,9 +13,9 @@ use cachalot_text::parser::FinishReason;
 
 use super::command::{HELP, Input};
 use super::saved;
-use crate::{interrupt, report};
 use crate::stream::{Stream, figures};
 use crate::terminal::dim;
+use crate::{interrupt, report};
 
 /// A conversation with the state that goes with it.
 pub struct Talk {
