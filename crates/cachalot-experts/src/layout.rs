@@ -273,17 +273,17 @@ impl Layout {
 
     /// Where records lie, for a probe: per file the range from the first to the last of them.
     pub(crate) fn targets(&self) -> Vec<Target> {
-        let nothing = Range { start: u64::MAX, end: 0 };
-        let mut ranges = vec![nothing; self.files.len()];
+        let mut ranges: Vec<Option<Range<u64>>> = vec![None; self.files.len()];
         for places in &self.places {
             for (tensor, rows, bytes) in self.tensors() {
                 let Place { file, start } = places[tensor];
-                let range = &mut ranges[file as usize];
-                *range = range.start.min(start)..range.end.max(start + (rows * bytes) as u64);
+                let end = start + (rows * bytes) as u64;
+                let range = ranges[file as usize].get_or_insert(start..end);
+                *range = range.start.min(start)..range.end.max(end);
             }
         }
-        let files = self.files.iter().zip(ranges).filter(|(_, range)| range.start < range.end);
-        files.map(|(file, range)| Target { file: Arc::clone(file), range }).collect()
+        let files = self.files.iter().zip(ranges);
+        files.filter_map(|(file, range)| Some(Target { file: Arc::clone(file), range: range? })).collect()
     }
 }
 
@@ -303,4 +303,87 @@ fn locate(
         }
     };
     Ok(Place { file: number as u32, start: checkpoint.file_offset(tensor) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cachalot_storage::{Directory, Embedded, Files};
+
+    fn layout(files: Arc<dyn Files>) -> Layout {
+        Layout::new(Arc::new(Checkpoint::open(files).expect("a checkpoint")), 14, 14).expect("a layout")
+    }
+
+    fn fixture() -> Directory {
+        Directory::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/v41-tiny"))
+    }
+
+    /// Every row of every tensor is in one piece, once, where the header says.
+    fn assert_complete(layout: &Layout, key: u32) -> usize {
+        let pieces = layout.pieces(key);
+        for (tensor, rows, bytes) in layout.tensors() {
+            let Place { file, start } = layout.places[key as usize][tensor];
+            let mut next = 0;
+            let parts = pieces.iter().flat_map(|piece| piece.parts.iter().map(move |part| (piece, part)));
+            for (piece, part) in parts.filter(|(_, part)| part.tensor == tensor) {
+                assert_eq!((piece.file, part.first_row), (file, next), "tensor {tensor}");
+                assert_eq!(piece.offset + part.at as u64, start + (next * bytes) as u64);
+                assert!(part.first_row.is_multiple_of(ROWS));
+                next += part.bytes / bytes;
+            }
+            assert_eq!(next, rows, "tensor {tensor}");
+        }
+        assert!(pieces.len() <= MOST_PIECES && pieces.iter().all(|piece| piece.bytes <= layout.largest_read()));
+        pieces.len()
+    }
+
+    #[test]
+    fn neighbours_are_one_read_and_long_ranges_several() {
+        let mut layout = layout(Arc::new(fixture()));
+        let key = layout.key(5, 4);
+        assert_eq!(layout.of_key(key), (5, 4));
+        let whole = assert_complete(&layout, key);
+        assert!((1..6).contains(&whole), "{whole} reads for six tensors");
+        for piece in [600, 1000, 5000] {
+            // Never below a unit of rows.
+            let unit = layout.tensors().map(|(_, rows, bytes)| rows.min(ROWS) * bytes).max().expect("tensors");
+            layout.piece_bytes = piece.max(unit).max(layout.record_bytes() / 8);
+            assert!(assert_complete(&layout, key) > whole);
+        }
+    }
+
+    /// The same tensors, each shard's data rearranged so that no two tensors of an expert are neighbours.
+    #[test]
+    fn scattered_tensors_are_read_one_by_one() {
+        let directory = fixture();
+        let index = directory.read_all("model.safetensors.index.json", 1 << 20).expect("an index");
+        let mut files = Embedded::new("scattered").with("model.safetensors.index.json", index.clone());
+        files = files.with("config.json", directory.read_all("config.json", 1 << 20).expect("a config"));
+        let index: serde_json::Value = serde_json::from_slice(&index).expect("JSON");
+        let shards = index["weight_map"].as_object().expect("a map").values().filter_map(|name| name.as_str());
+        for shard in shards.collect::<std::collections::BTreeSet<_>>() {
+            let bytes = directory.read_all(shard, 1 << 24).expect("a shard");
+            files = files.with(shard, scatter(&bytes));
+        }
+        let layout = layout(Arc::new(files));
+        assert_eq!(assert_complete(&layout, layout.key(5, 4)), 6);
+    }
+
+    /// Sorts a shard's tensors by their names read backwards: `w1.scale` of all experts, then `w2.scale`, and so on.
+    fn scatter(shard: &[u8]) -> Vec<u8> {
+        let length = u64::from_le_bytes(shard[..8].try_into().expect("eight bytes")) as usize;
+        let (header, data) = shard[8..].split_at(length);
+        let mut header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).expect("a header");
+        let mut names: Vec<String> = header.keys().filter(|name| *name != "__metadata__").cloned().collect();
+        names.sort_by_key(|name| name.bytes().rev().collect::<Vec<_>>());
+        let mut out = Vec::new();
+        for name in names {
+            let offsets = &mut header[&name]["data_offsets"];
+            let [from, to] = [0, 1].map(|at| offsets[at].as_u64().expect("an offset") as usize);
+            *offsets = serde_json::json!([out.len(), out.len() + to - from]);
+            out.extend_from_slice(&data[from..to]);
+        }
+        let header = serde_json::to_vec(&header).expect("JSON");
+        [&(header.len() as u64).to_le_bytes()[..], &header, &out].concat()
+    }
 }
