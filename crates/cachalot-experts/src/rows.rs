@@ -16,6 +16,8 @@ use crate::{RowError, RowSource};
 
 /// Rows of a table that have room at least.
 const FEWEST_ROWS: usize = 64;
+/// Rows that hold nobody up.
+const FEW_ROWS: usize = 256;
 /// How long a waiting caller sleeps before it looks whether it was interrupted.
 const PATIENCE: Duration = Duration::from_millis(20);
 
@@ -335,7 +337,7 @@ impl RowSource for CheckpointRows {
             let mut from = 0;
             while from < scratch.order.len() {
                 let next = self.shared.hold(table, scratch, from);
-                self.shared.issue(&mut scratch.reads, Priority::Demand);
+                self.shared.issue(&mut scratch.reads, Priority::Small);
                 if !self.shared.deliver(table, scratch, out)? {
                     continue;
                 }
@@ -369,7 +371,9 @@ impl RowSource for CheckpointRows {
                 }
             }
             drop(state);
-            self.shared.issue(&mut scratch.reads, Priority::Prefetch);
+            // Those of a few tokens are read before anything else; those of a long chunk would hold up its experts.
+            let few = scratch.order.len() <= FEW_ROWS;
+            self.shared.issue(&mut scratch.reads, if few { Priority::Small } else { Priority::Prefetch });
         });
     }
 

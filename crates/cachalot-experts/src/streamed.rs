@@ -364,7 +364,11 @@ impl Shared {
                 state.stats.prefetch.issued += u64::from(certainty.is_some());
             }
         }
-        let priority = if expected.is_none() { Priority::Demand } else { Priority::Prefetch };
+        let priority = match expected {
+            None => Priority::Demand,
+            Some(Some(Certainty::Certain | Certainty::Likely)) => Priority::Prefetch,
+            Some(Some(Certainty::Guess) | None) => Priority::Guess,
+        };
         self.submit(load, generation, key, priority);
         true
     }

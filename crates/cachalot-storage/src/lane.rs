@@ -12,11 +12,18 @@ use std::time::{Duration, Instant};
 /// How urgent a read is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
+    /// Someone waits for it, and it is so small that it delays nobody: it need not wait for long reads to end.
+    Small,
     /// Someone waits for it.
     Demand,
-    /// Someone may want it.
+    /// Someone will want it.
     Prefetch,
+    /// Someone may want it: read only while the device has little else to do.
+    Guess,
 }
+
+/// Part of the depth that guesses may take: what is asked for next finds the rest free.
+const GUESS_PART: usize = 4;
 
 /// A range of a file to be read.
 #[derive(Clone)]
@@ -70,8 +77,8 @@ pub(crate) struct Lane {
 
 #[derive(Default)]
 struct State {
-    demand: VecDeque<Queued>,
-    prefetch: VecDeque<Queued>,
+    /// By priority.
+    queues: [VecDeque<Queued>; 4],
     activity: Activity,
     in_flight: usize,
     /// When the device last went from idle to busy.
@@ -80,17 +87,23 @@ struct State {
 }
 
 impl State {
-    fn next(&mut self) -> Option<Queued> {
-        loop {
-            let queued = self.demand.pop_front().or_else(|| self.prefetch.pop_front())?;
-            if queued.sink.claim(queued.read.token) {
-                self.in_flight += 1;
-                if self.in_flight == 1 {
-                    self.since = Some(Instant::now());
+    /// The next read that may be issued on a device of depth `depth`.
+    fn next(&mut self, depth: usize) -> Option<Queued> {
+        let limits = [depth + depth.div_ceil(2), depth, depth, depth.div_ceil(GUESS_PART)];
+        for (queue, limit) in self.queues.iter_mut().zip(limits) {
+            while self.in_flight < limit
+                && let Some(queued) = queue.pop_front()
+            {
+                if queued.sink.claim(queued.read.token) {
+                    self.in_flight += 1;
+                    if self.in_flight == 1 {
+                        self.since = Some(Instant::now());
+                    }
+                    return Some(queued);
                 }
-                return Some(queued);
             }
         }
+        None
     }
 }
 
@@ -119,10 +132,7 @@ impl Lane {
 
     pub(crate) fn push(&self, reads: impl Iterator<Item = Queued>, priority: Priority) {
         let mut state = self.state();
-        match priority {
-            Priority::Demand => state.demand.extend(reads),
-            Priority::Prefetch => state.prefetch.extend(reads),
-        }
+        state.queues[priority as usize].extend(reads);
         drop(state);
         self.wake();
     }
@@ -143,9 +153,7 @@ impl Lane {
             if state.stop {
                 return Next::Stop;
             }
-            if state.in_flight < self.depth
-                && let Some(queued) = state.next()
-            {
+            if let Some(queued) = state.next(self.depth) {
                 return Next::Work(queued);
             }
             if !wait {
@@ -183,8 +191,7 @@ impl Lane {
     pub(crate) fn stop(&self) {
         let mut state = self.state();
         state.stop = true;
-        state.demand.clear();
-        state.prefetch.clear();
+        state.queues.iter_mut().for_each(VecDeque::clear);
         drop(state);
         self.wake();
     }

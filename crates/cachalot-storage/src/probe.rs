@@ -153,6 +153,9 @@ fn refusal(method: Method, target: &Target, read_bytes: usize) -> Option<String>
         return Some("the file system refuses it".to_owned());
     }
     if method.interface == Interface::IoUring {
+        if disk.is_none() {
+            return Some("it is no file of the system".to_owned());
+        }
         #[cfg(target_os = "linux")]
         if let Err(error) = crate::uring::available() {
             return Some(error.to_string());

@@ -134,23 +134,28 @@ fn the_end_of_a_file_is_an_error_by_every_way() {
 #[test]
 fn urgent_reads_go_first_and_unwanted_ones_are_dropped() {
     let plan = Plan::new();
-    plan.on_calls(0..1, Fault::Delay(Duration::from_millis(50)));
+    plan.on_calls(0..1, Fault::Delay(Duration::from_millis(200)));
     let file: Arc<dyn Storage> = Arc::new(Faulty::new(Box::new(Memory::new("m", content(100))), Arc::clone(&plan)));
     let reader = Reader::new(Method { depth: 1, ..Method::PLAIN }, 10, [file.device()]).unwrap();
     let kept = Arc::new(Kept::default());
     let sink: Arc<dyn Sink> = Arc::clone(&kept) as _;
     let read = |token| Read { file: Arc::clone(&file), offset: token, length: 1, token };
     reader.submit(read(0), Priority::Demand, &sink);
+    while kept.issued.lock().unwrap().is_empty() {
+        std::thread::yield_now();
+    }
     for token in [1, 2, 3] {
         reader.submit(read(token), Priority::Prefetch, &sink);
     }
+    reader.submit(read(6), Priority::Guess, &sink);
     for token in [4, 5] {
         reader.submit(read(token), Priority::Demand, &sink);
     }
+    reader.submit(read(7), Priority::Small, &sink);
     kept.unwanted.lock().unwrap().push(2);
-    kept.wait(5);
-    assert_eq!(*kept.issued.lock().unwrap(), [0, 4, 5, 1, 3]);
-    assert_eq!(plan.calls(), 5, "the unwanted read was never made");
+    kept.wait(7);
+    assert_eq!(*kept.issued.lock().unwrap(), [0, 7, 4, 5, 1, 3, 6]);
+    assert_eq!(plan.calls(), 7, "the unwanted read was never made");
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub struct Router<'a> {
 }
 
 impl Foresight {
-    /// The experts that `router` chooses for `state` `[hidden]`, this layer's collapsed streams.
+    /// The best of the experts that `router` chooses for `state` `[hidden]`, this layer's collapsed streams.
     pub fn guess(&mut self, compute: &Compute, state: &[f32], router: &Router) -> &[u32] {
         rms_norm(compute, state, router.norm, router.eps, sized(&mut self.x, state.len()));
         self.input.set(compute, &self.x, state.len(), Treatment::Float32);
@@ -40,6 +40,7 @@ impl Foresight {
         routing::scores(&mut self.scores);
         self.routes.begin(router.top_k);
         self.routes.choose(&self.scores, router.bias, 1.0);
-        &self.routes.experts
+        // The best half, in descending order: the others are wrong too often to be worth a read.
+        &self.routes.experts[..router.top_k.div_ceil(2)]
     }
 }
