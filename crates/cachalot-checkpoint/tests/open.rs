@@ -76,9 +76,9 @@ fn the_fixture_and_the_small_model_open() {
     assert_eq!(tiny.tensors().iter().map(|tensor| tensor.bytes).sum::<u64>(), 8_051_680);
     assert_eq!(tiny.declared_bytes(), Some(8_051_680));
     let nano = Checkpoint::open(Arc::new(Directory::new(root().join("models/nano")))).expect("the small model");
-    assert_eq!((nano.tensor_count(), nano.shards().len()), (1301, 1));
-    assert!(!nano.abilities().vision && !nano.abilities().draft);
-    assert_eq!(nano.tensor("head.weight").expect("there").dtype, Dtype::F32);
+    assert_eq!((nano.tensor_count(), nano.shards().len()), (1335, 1));
+    assert!(nano.abilities().vision && !nano.abilities().draft);
+    assert_eq!(nano.tensor("head.weight").expect("there").dtype, Dtype::BF16);
 }
 
 #[test]

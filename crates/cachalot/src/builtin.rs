@@ -4,7 +4,7 @@ use cachalot_storage::Embedded;
 
 /// What people read when it is used.
 pub const NOTE: &str = "no --model given: using the small test model that ships with cachalot (it knows a few facts and \
-                        does not reason)";
+                        gets much wrong)";
 
 /// Name of the model in place of a directory.
 pub const LABEL: &str = "the model that ships (nano)";

@@ -108,10 +108,10 @@ fn what_cannot_be_answered_is_refused() {
         let options = TurnOptions { sampling, ..TurnOptions::default() };
         turn(&mut session, conversation, &options, &mut |_| Flow::Continue).expect_err("refused")
     };
-    let long = question(&"What is the capital of Japan? ".repeat(900));
+    let long = question(&"What is the capital of Japan? ".repeat(20_000));
     let error = refuse(&long, SamplingChoice::default());
-    assert!(error.to_string().contains("the context holds 4096"), "{error}");
-    let greedy_for_more = SamplingChoice { max_tokens: Some(4096), ..SamplingChoice::default() };
+    assert!(error.to_string().contains("the context holds 131072"), "{error}");
+    let greedy_for_more = SamplingChoice { max_tokens: Some(131_072), ..SamplingChoice::default() };
     let error = refuse(&question("Hi"), greedy_for_more);
     assert!(matches!(error, TurnError::Context(_)), "{error}");
     let source = ImageSource::Url("http://localhost/x.png".to_owned());

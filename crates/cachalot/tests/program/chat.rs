@@ -39,7 +39,7 @@ fn commands_do_what_they_say() {
         "experts: ",
         "(3 messages saved",
         "(forgotten)",
-        "0 of 4096 tokens of context",
+        "0 of 131072 tokens of context",
         "(thinking on)",
         "(effort set",
         "(3 messages loaded",

@@ -7,7 +7,7 @@ fn inspect_speaks_to_people_and_programs() {
     let nano = repository("models/nano").display().to_string();
     let run = cachalot(&["inspect", &nano]);
     assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
-    for part in ["deepseek_v41", "parameters", "routed experts", "cache at", "can do: text\n"] {
+    for part in ["deepseek_v41", "parameters", "routed experts", "cache at", "can do: text, vision\n"] {
         assert!(run.out.contains(part), "no {part:?} in {}", run.out);
     }
     let tiny = cachalot(&["inspect", "--json", &fixture("v41-tiny")]).json();

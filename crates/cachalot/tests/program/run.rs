@@ -103,11 +103,11 @@ fn reasoning_goes_to_standard_error() {
 #[test]
 fn a_prompt_that_does_not_fit_is_refused_with_the_numbers() {
     let run = cachalot(&["run", "--context", "8", QUESTION]);
-    run.refused(1, &["11 tokens", "context holds 8", "4096"]);
+    run.refused(1, &["11 tokens", "context holds 8", "131072"]);
     let run = cachalot(&["run", "--context", "20", "--max-tokens", "10", QUESTION]);
     run.refused(1, &["20 tokens", "21 tokens", "11 in the messages, 10 in the completion"]);
-    let long = QUESTION.repeat(600);
-    piped(&["run"], long.as_bytes()).refused(1, &["context holds 4096"]);
+    let long = QUESTION.repeat(20_000);
+    piped(&["run"], long.as_bytes()).refused(1, &["context holds 131072"]);
     let run = cachalot(&["run", "--json", "--context", "8", QUESTION]);
     run.refused(1, &[]);
     let error: serde_json::Value = serde_json::from_str(&run.err).expect("errors are JSON too");
