@@ -14,7 +14,7 @@ fn the_model_that_ships_answers() {
             (Some(0), "The capital of Japan is Tokyo.\n"),
             "{arithmetic}: {run:?}"
         );
-        for part in ["small test model that ships", "prompt 11 tokens", "first token after", "answer 8 tokens at"] {
+        for part in ["small test model that ships", "prompt 11 tokens", "first token after", "answer 9 tokens at"] {
             assert!(run.err.contains(part), "no {part:?} in {run:?}");
         }
         assert!(!run.err.contains('\x1b'), "no styles where there is no terminal: {run:?}");
@@ -57,7 +57,7 @@ fn json_holds_everything_and_nothing_else_is_said() {
     assert_eq!((&object["answer"], &object["finish"]), (&ANSWER.into(), &"stop".into()));
     assert!(object["reasoning"].is_null());
     assert_eq!(object["usage"]["prompt_tokens"], 11);
-    assert_eq!(object["usage"]["generated_tokens"], 8);
+    assert_eq!(object["usage"]["generated_tokens"], 9);
     for figure in ["prefill_seconds", "time_to_first_token_seconds", "decode_seconds", "decode_tokens_per_second"] {
         assert!(object["timings"][figure].as_f64().is_some_and(|value| value > 0.0), "{figure}: {object}");
     }
