@@ -11,8 +11,9 @@ use std::sync::Arc;
 use cachalot_engine::chat::{Turn, TurnError};
 use cachalot_engine::engine::Engine;
 use cachalot_engine::{Flow, SamplingChoice, Session, TurnOptions, turn};
-use cachalot_text::prompt::{self, PromptError};
+use cachalot_text::prompt::{self, Prompt, PromptError};
 use cachalot_text::request::{Api, RequestError, convert};
+use cachalot_text::{Conversation, Tokenizer};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -173,25 +174,33 @@ pub fn abilities(
     Ok(report)
 }
 
-/// The model's answer; `None` if the question shows an image.
-fn ask(engine: &Arc<Engine>, question: &Question) -> Result<Option<Turn>, AbilityError> {
+/// The conversation of a question and its prompt, which is the set's id by id.
+///
+/// # Errors
+/// If the request cannot be converted, or its prompt is another one.
+pub fn prompt_of(tokenizer: &Tokenizer, question: &Question) -> Result<(Conversation, Prompt), AbilityError> {
     let name = || question.name.clone();
-    let tokenizer = engine.tokenizer();
     let request = convert(Api::Chat, tokenizer.family(), &question.request.to_string());
     let conversation = request.map_err(|source| AbilityError::Request { name: name(), source })?.conversation;
     let prompt = prompt::encode(tokenizer, &conversation);
     let prompt = prompt.map_err(|source| AbilityError::Prompt { name: name(), source })?;
-    if !prompt.images.is_empty() {
-        return Ok(None);
-    }
     if prompt.ids != question.prompt_ids {
         let same = prompt.ids.iter().zip(&question.prompt_ids).take_while(|(ours, theirs)| ours == theirs);
         return Err(AbilityError::OtherPrompt { name: name(), at: same.count() });
     }
+    Ok((conversation, prompt))
+}
+
+/// The model's answer; `None` if the question shows an image.
+fn ask(engine: &Arc<Engine>, question: &Question) -> Result<Option<Turn>, AbilityError> {
+    let (conversation, prompt) = prompt_of(engine.tokenizer(), question)?;
+    if !prompt.images.is_empty() {
+        return Ok(None);
+    }
     let sampling = SamplingChoice { temperature: Some(0.0), max_tokens: Some(MAX_TOKENS), ..SamplingChoice::default() };
     let options = TurnOptions { sampling, ..TurnOptions::default() };
     let answered = turn(&mut Session::new(Arc::clone(engine)), &conversation, &options, &mut |_| Flow::Continue);
-    answered.map(Some).map_err(|source| AbilityError::Turn { name: name(), source })
+    answered.map(Some).map_err(|source| AbilityError::Turn { name: question.name.clone(), source })
 }
 
 impl AbilityReport {

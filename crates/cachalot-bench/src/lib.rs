@@ -20,7 +20,7 @@ use cachalot_kernels::{
 };
 use cachalot_runtime::Pool;
 
-pub use abilities::{AbilityError, AbilityReport, Judge, Question, Score, abilities, questions};
+pub use abilities::{AbilityError, AbilityReport, Judge, Question, Score, abilities, prompt_of, questions};
 pub use model::{ModelError, ModelOptions, ModelReport, Test, Window, model};
 pub use rates::rates;
 pub use report::{Measurement, Report};
