@@ -15,7 +15,7 @@ const PROBE_TIME: [Duration; 2] = [Duration::from_millis(250), Duration::from_mi
 /// Experts from this many bytes on are a large model.
 const LARGE: u64 = 16 << 30;
 /// Longest read of a table row.
-const ROW_BYTES: usize = 256 << 10;
+pub(crate) const ROW_BYTES: usize = 256 << 10;
 
 /// How fast a checkpoint's experts come from the disk. `None` if their data has not arrived, or lies in holes of sparse
 /// files: what is not there cannot be read, and zeros come fast.

@@ -24,6 +24,8 @@ const TOKENIZER_BYTES_PER_TOKEN: u64 = 1200;
 const CHUNKS: [usize; 5] = [128, 256, 512, 1024, 2048];
 /// The buffers of a prefill step take at most one part in so many of what experts could have.
 const CHUNK_PART: u64 = 6;
+/// Routed experts kept where neither the system nor the user says how much memory there is.
+const EXPERTS_UNTOLD: u64 = 8 << 30;
 /// Shortest context that is chosen where none is asked for.
 const SHORTEST_CONTEXT: usize = 4096;
 
@@ -149,7 +151,9 @@ impl MemoryPlan {
         if needed(context) > budget {
             return Err(PlanError::TooSmall { needed: needed(context), budget, context, fits: longest() });
         }
-        Ok(sizes.divide(budget, context, request.experts.unwrap_or(u64::MAX), available))
+        let untold = available.is_none() && request.memory.is_none();
+        let most = request.experts.unwrap_or(if untold { EXPERTS_UNTOLD } else { u64::MAX });
+        Ok(sizes.divide(budget, context, most, available))
     }
 }
 
@@ -293,6 +297,9 @@ mod tests {
         }
         let few = MemoryRequest { memory: Some(12 * GB), experts: Some(GB), ..Default::default() };
         assert_eq!(MemoryPlan::new(&sizes, &few, free(20 * GB)).unwrap().experts, GB);
+        // A system that does not say what it has free is not filled up.
+        let untold = MemoryPlan::new(&sizes, &MemoryRequest::default(), None).unwrap();
+        assert!(untold.experts <= EXPERTS_UNTOLD && untold.experts > EXPERTS_UNTOLD / 2, "{untold:?}");
         let small = Sizes { resident: GB / 100, experts: GB / 50, expert: 100_000, ..sizes };
         let plan = MemoryPlan::new(&small, &MemoryRequest::default(), free(24 * GB)).unwrap();
         assert!(plan.experts_fit && plan.experts == GB / 50 && plan.total < GB);

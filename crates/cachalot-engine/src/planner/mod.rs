@@ -7,11 +7,13 @@ pub mod units;
 
 use cachalot_checkpoint::{Architecture, CheckpointError, Inspection};
 use cachalot_experts::{ExpertLayout, FEWEST_SLOTS};
+use cachalot_storage::ALIGNMENT;
 
 pub use available::Available;
 pub use forecast::{Bound, Forecast, Late, PROMPTS, PromptTime, Rates};
 pub use memory::{Line, MemoryPlan, MemoryRequest, PlanError, Sizes};
 
+use crate::disk::ROW_BYTES;
 use crate::engine::ROW_CACHE_BYTES;
 use crate::session::SNAPSHOTS;
 
@@ -34,7 +36,7 @@ pub fn sizes<'a>(
         experts: expert * inspection.memory.experts,
         expert,
         fewest_experts: FEWEST_SLOTS,
-        reading: READS * layout.largest_read() as u64 + ROW_CACHE_BYTES as u64,
+        reading: READS * (layout.largest_read().max(ROW_BYTES) + 2 * ALIGNMENT) as u64 + ROW_CACHE_BYTES as u64,
         kept_states: SNAPSHOTS as u64,
     })
 }

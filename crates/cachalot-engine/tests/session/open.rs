@@ -82,6 +82,8 @@ fn a_budget_is_obeyed_or_refused_with_the_numbers() {
     let plan = engine.plan();
     assert!(plan.total <= 400_000_000 && plan.experts_fit && engine.experts_fit(), "{plan:?}");
     assert_eq!((engine.context(), engine.prefill_chunk()), (64, 64));
+    let planned = plan.lines.iter().find(|line| line.what.starts_with("reads in flight")).expect("a line");
+    assert!(engine.reading_bytes() as u64 <= planned.bytes, "{} of {planned:?}", engine.reading_bytes());
     for (memory, words) in [(1 << 60, "leaves"), (1_000_000, "the model needs")] {
         let error = open_with(MemoryRequest { memory: Some(memory), ..Default::default() }).expect_err("refused");
         assert!(matches!(error, OpenError::Memory(_)) && error.to_string().contains(words), "{error}");
