@@ -30,9 +30,9 @@ export class Conversation {
 
   /** Messages from the root to the leaf. */
   path() {
-    const path = [];
-    for (let at = this.messages.get(this.record.leaf); at && !path.includes(at); at = this.messages.get(at.parent)) path.push(at);
-    return path.reverse();
+    const path = new Set();
+    for (let at = this.messages.get(this.record.leaf); at && !path.has(at); at = this.messages.get(at.parent)) path.add(at);
+    return [...path].reverse();
   }
 
   /** The messages in the same place, oldest first, the message itself among them. */

@@ -13,28 +13,30 @@ const PYTHON_WORDS = 'False None True and as assert async await break case class
 const SHELL_WORDS = 'if then else elif fi for in do done while until case esac function return export local readonly set unset shift exit source echo cd sudo';
 const SQL_WORDS = 'select from where and or not null is in as on join left right inner outer full cross group by order having limit offset insert into values update set delete create table index view drop alter add column primary key foreign references unique default distinct union all case when then else end exists between like asc desc with count sum avg min max integer int text varchar boolean';
 
+// The end of the text; `$` is the end of a line here.
+const END = '(?![\\s\\S])';
 const DOUBLE = '"(?:[^"\\\\\\n]|\\\\.)*"?';
 const SINGLE = "'(?:[^'\\\\\\n]|\\\\.)*'?";
 const BACKTICK = '`(?:[^`\\\\]|\\\\[\\s\\S])*`?';
-const SLASHES = '\\/\\/[^\\n]*|\\/\\*[\\s\\S]*?(?:\\*\\/|$)';
+const SLASHES = `\\/\\/[^\\n]*|\\/\\*[\\s\\S]*?(?:\\*\\/|${END})`;
 // After a quote that begins a lifetime, Rust has no closing one.
 const RUST_CHAR = "'(?:[^'\\\\\\n]|\\\\[^\\n]{1,8})'";
 
 const C_LIKE = { comment: SLASHES, string: `${DOUBLE}|${SINGLE}`, words: words(C_WORDS) };
 const JAVA_LIKE = { comment: SLASHES, string: `${DOUBLE}|${SINGLE}|${BACKTICK}`, words: words(JAVA_WORDS) };
 const HASH = { comment: '#[^\\n]*', string: `${DOUBLE}|${SINGLE}` };
-const MARKUP = { comment: '<!--[\\s\\S]*?(?:-->|$)', string: `${DOUBLE}|${SINGLE}`, keyword: '<\\/?[A-Za-z][\\w:-]*|\\/?>', words: [] };
+const MARKUP = { comment: `<!--[\\s\\S]*?(?:-->|${END})`, string: `${DOUBLE}|${SINGLE}`, keyword: '<\\/?[A-Za-z][\\w:-]*|\\/?>', words: [] };
 
 const LANGUAGES = {
   rust: { comment: SLASHES, string: `${DOUBLE}|${RUST_CHAR}`, words: words(RUST_WORDS) },
-  python: { comment: '#[^\\n]*', string: `"""[\\s\\S]*?(?:"""|$)|'''[\\s\\S]*?(?:'''|$)|${DOUBLE}|${SINGLE}`, words: words(PYTHON_WORDS) },
+  python: { comment: '#[^\\n]*', string: `"""[\\s\\S]*?(?:"""|${END})|'''[\\s\\S]*?(?:'''|${END})|${DOUBLE}|${SINGLE}`, words: words(PYTHON_WORDS) },
   c: C_LIKE,
   java: JAVA_LIKE,
   shell: { ...HASH, comment: '(?<=^|[\\s;])#[^\\n]*', words: words(SHELL_WORDS) },
-  sql: { comment: '--[^\\n]*|\\/\\*[\\s\\S]*?(?:\\*\\/|$)', string: `${DOUBLE}|${SINGLE}`, words: words(SQL_WORDS), anyCase: true },
+  sql: { comment: `--[^\\n]*|\\/\\*[\\s\\S]*?(?:\\*\\/|${END})`, string: `${DOUBLE}|${SINGLE}`, words: words(SQL_WORDS), anyCase: true },
   json: { comment: SLASHES, string: DOUBLE, words: words('true false null') },
   config: { ...HASH, comment: '[#;][^\\n]*', words: words('true false yes no null on off') },
-  css: { comment: '\\/\\*[\\s\\S]*?(?:\\*\\/|$)', string: `${DOUBLE}|${SINGLE}`, keyword: '@[\\w-]+|--[\\w-]+', words: [] },
+  css: { comment: `\\/\\*[\\s\\S]*?(?:\\*\\/|${END})`, string: `${DOUBLE}|${SINGLE}`, keyword: '@[\\w-]+|--[\\w-]+', words: [] },
   markup: MARKUP,
   // In a diff the signs of lines are all there is.
   diff: { comment: '^(?:@@|diff|index|---|\\+\\+\\+)[^\\n]*', string: '^\\+[^\\n]*', keyword: '^-[^\\n]*', words: [] },
@@ -67,7 +69,6 @@ export function highlight(code, language) {
   let at = 0;
   for (const match of code.matchAll(scanner(known))) {
     const [kind] = Object.entries(match.groups).find(([, text]) => text !== undefined);
-    if (match[0] === '') continue;
     nodes.push(code.slice(at, match.index), el('span', { class: `hl-${kind}`, text: match[0] }));
     at = match.index + match[0].length;
   }

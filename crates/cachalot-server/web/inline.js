@@ -54,7 +54,7 @@ class Inline {
       case '\\': return this.backslash();
       case '`': return this.code();
       case '$': return this.dollar();
-      case '*': case '_': case '~': return this.run_of(char);
+      case '*': case '_': case '~': return this.emphasis(char);
       case '!': return this.text[this.at + 1] === '[' && this.open(true);
       case '[': return this.open(false);
       case ']': return this.close();
@@ -133,7 +133,7 @@ class Inline {
     return this.push(el('code', { text: code }), end + ticks.length - this.at);
   }
 
-  run_of(char) {
+  emphasis(char) {
     let end = this.at;
     while (this.text[end] === char) end += 1;
     const count = end - this.at;
@@ -160,11 +160,10 @@ class Inline {
 
   /** Closes open runs of `char` with a run of `count`; returns how many characters remain unused. */
   wrap(char, count) {
-    const floor = this.brackets.at(-1)?.runs ?? 0;
     while (count > 0) {
       let top = this.runs.length - 1;
-      while (top >= floor && this.runs[top].char !== char) top -= 1;
-      if (top < floor) break;
+      while (top >= 0 && this.runs[top].char !== char) top -= 1;
+      if (top < 0) break;
       const opener = this.runs[top];
       const used = Math.min(2, opener.count, count);
       this.flush();
@@ -172,6 +171,7 @@ class Inline {
       const content = this.nodes.splice(opener.index + 1);
       this.nodes.push(el(TAGS[char][used - 1], {}, ...content));
       this.runs.length = top + 1;
+      while (this.brackets.at(-1)?.index > opener.index) this.brackets.pop();
       opener.count -= used;
       count -= used;
       if (opener.count > 0) this.nodes[opener.index].data = char.repeat(opener.count);
@@ -261,6 +261,7 @@ class Inline {
 /** A link that opens in another tab and tells it nothing about this one; links inside its label become text. */
 function anchor(address, label) {
   const link = el('a', { href: address, title: address, target: '_blank', rel: 'noopener noreferrer' }, ...label);
+  if (!link.textContent) link.textContent = address;
   for (const inner of link.querySelectorAll('a')) inner.replaceWith(...inner.childNodes);
   return link;
 }
