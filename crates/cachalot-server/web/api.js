@@ -125,14 +125,16 @@ async function refusal(response) {
 
 /** The data of each server-sent event of a body: lines may end in any way and be cut anywhere; comments and other fields are skipped. */
 export async function* events(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  // Decoded here and not by a stream of its own: a connection that breaks would take with it what that one still held.
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
   let rest = '';
   let data = [];
   try {
     for (;;) {
       const { value, done } = await reader.read();
       // A final CR may be the first half of CR LF: it waits for what follows.
-      const lines = (rest + (value ?? '')).split(/\r\n|\n|\r(?!$)/);
+      const lines = (rest + decoder.decode(value, { stream: !done })).split(/\r\n|\n|\r(?!$)/);
       rest = done ? '' : lines.pop();
       for (const line of lines) {
         if (line.startsWith('data:')) data.push(line.slice(line[5] === ' ' ? 6 : 5));
