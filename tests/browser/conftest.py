@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,18 +50,17 @@ def browser(request):
 def mock():
     server = Mock()
     yield server
-    server.shutdown()
-    server.server_close()
+    server.go_away()
 
 
-@pytest.fixture
-def open_page(browser, request):
-    """open_page(url, **context options) -> a watched page; pages of one test share nothing unless `context` is given."""
-    watched = []
+@contextmanager
+def watched_pages(browser):
+    watched, contexts = [], []
 
     def open_page(url, context=None, **options):
         options = {"viewport": {"width": 1280, "height": 800}, **options}
         context = context or browser.new_context(**options)
+        contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(15_000)
         errors, outside = [], []
@@ -78,8 +78,24 @@ def open_page(browser, request):
             assert not page.evaluate("Boolean(window.pwned)"), "text ran as a script"
         assert errors == [], "uncaught errors on the page"
         assert outside == [], "requests to another host"
-    for context in browser.contexts:
+    for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """open_page(url, **context options) -> a watched page; pages of one test share nothing unless `context` is given."""
+    with watched_pages(browser) as open_page:
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def shared_page(browser):
+    """A watched page for tests that only call its modules."""
+    server = Mock()
+    with watched_pages(browser) as open_page:
+        yield open_page(server.url)
+    server.go_away()
 
 
 @pytest.fixture

@@ -53,7 +53,14 @@ class Mock(ThreadingHTTPServer):
         self.models = [{"id": "mock-1", "object": "model", "context_length": 8192, "input_modalities": ["text"]}]
         self.status = dict(STATUS)
         self.disconnected = threading.Event()
+        self.gone = False
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def go_away(self):
+        """As if the program had ended: no new connection, no word on the old ones."""
+        self.gone = True
+        self.shutdown()
+        self.server_close()
 
     def handle_error(self, request, client_address):
         """A browser that goes away is what some tests are about."""
@@ -88,7 +95,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_json({"error": {"message": f"no such path: {self.path}"}}, 404)
 
     def guarded(self, action):
-        if self.server.key and self.headers.get("authorization") != f"Bearer {self.server.key}":
+        if self.server.gone:
+            self.close_connection = True
+        elif self.server.key and self.headers.get("authorization") != f"Bearer {self.server.key}":
             self.send_json({"error": {"message": "The key is missing or wrong.", "type": "authentication_error"}}, 401)
         else:
             action()

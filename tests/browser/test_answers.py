@@ -179,8 +179,7 @@ def test_a_cut_stream_keeps_what_came(page, mock, reply, words):
 
 
 def test_a_server_that_is_gone(page, mock):
-    mock.shutdown()
-    mock.server_close()
+    mock.go_away()
     ask(page, "Hi")
     expect(answer(page).get_by_role("alert")).to_contain_text("does not answer")
 

@@ -99,8 +99,8 @@ MARKDOWN = [
 
 
 @pytest.mark.parametrize("name, text, html", MARKDOWN, ids=[name for name, _, _ in MARKDOWN])
-def test_markdown(page, name, text, html):
-    assert render(page, text) == html
+def test_markdown(shared_page, name, text, html):
+    assert render(shared_page, text) == html
 
 
 LINKS = [
@@ -116,18 +116,19 @@ LINKS = [
 
 
 @pytest.mark.parametrize("text, href, label", LINKS, ids=[text for text, _, _ in LINKS])
-def test_links(page, mock, text, href, label):
-    mock.replies = [Reply(content=[text])]
-    ask_and_wait(page, "Hi")
-    link = prose(page).locator("a")
-    expect(link).to_have_count(1)
-    expect(link).to_have_attribute("href", href)
-    expect(link).to_have_text(label)
+def test_links(shared_page, text, href, label):
+    links = shared_page.evaluate("""async (text) => {
+        const { inline } = await import('/assets/inline.js');
+        const root = document.createElement('p');
+        root.append(...inline(text));
+        return [...root.querySelectorAll('a')].map((link) => [link.href, link.textContent]);
+    }""", text)
+    assert links == [[href, label]]
 
 
-def test_text_cut_at_every_character_ends_the_same(page):
+def test_text_cut_at_every_character_ends_the_same(shared_page):
     """A growing text keeps the nodes of what does not change; the end result is that of the whole text."""
-    same = page.evaluate("""async (text) => {
+    same = shared_page.evaluate("""async (text) => {
         const { MarkdownView } = await import('/assets/markdown.js');
         const grown = document.createElement('div'), whole = document.createElement('div');
         const view = new MarkdownView(grown);
@@ -151,9 +152,9 @@ HEAVY = {
 
 
 @pytest.mark.parametrize("text", HEAVY.values(), ids=HEAVY.keys())
-def test_hostile_text_neither_hangs_nor_overflows(page, text):
+def test_hostile_text_neither_hangs_nor_overflows(shared_page, text):
     """No bound on speed, but what is quadratic in this length would run into the time limit of the call."""
-    assert "<" in render(page, text)
+    assert "<" in render(shared_page, text)
 
 
 def test_code_is_copied_exactly(open_page, mock, browser):

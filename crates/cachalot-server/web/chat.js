@@ -134,6 +134,8 @@ export class Chat {
       save: (changed) => this.#write(() => this.store.putMessage(changed)),
     });
     this.#running.set(conversation.id, generation);
+    // The record names the message as its leaf, so the message goes first.
+    generation.flush();
     this.#keep(conversation);
     const body = { model: this.model, messages: conversation.prompt(message), ...requestFields(conversation.record.settings) };
     const answering = generation.run(body);

@@ -13,6 +13,8 @@ export class Conversation {
   constructor(record, messages = []) {
     this.record = record;
     this.messages = new Map(messages.map((message) => [message.id, message]));
+    // The newest message stands in for a leaf that was never written.
+    if (!this.messages.has(record.leaf)) record.leaf = messages.toSorted((a, b) => a.order - b.order).at(-1)?.id ?? null;
   }
 
   static blank(settings) {

@@ -44,8 +44,9 @@ export class Generation {
     }
     clearTimeout(this.#saving);
     this.#saving = null;
-    this.changed();
+    // First kept, then shown as finished.
     await this.flush();
+    this.changed();
     return refused;
   }
 

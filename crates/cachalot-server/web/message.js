@@ -139,7 +139,7 @@ export class MessageView {
     }
     if (message.content) parts.push(copyButton(message.role === 'user' ? 'Copy message' : 'Copy answer', () => message.content));
     if (message.role === 'user') parts.push(iconButton('pencil', 'Edit message', () => this.edit()));
-    else if (!streaming) parts.push(iconButton('again', 'Answer again', () => actions.again(message)));
+    else if (!streaming && message.state !== 'failed') parts.push(iconButton('again', 'Answer again', () => actions.again(message)));
     if (message.role === 'assistant' && !streaming) parts.push(el('span', { class: 'figures', text: figures(message) }));
     this.foot.replaceChildren(...parts);
     if (focused) this.foot.querySelector(`[aria-label="${focused}"]`)?.focus();
@@ -153,7 +153,7 @@ function figures(message) {
   const speed = speedOf(message);
   if (tokens !== undefined) parts.push(`${count(tokens)} tokens`);
   if (speed !== null) parts.push(`${rate(speed)} tokens/s`);
-  if (message.timing) parts.push(`first after ${duration(message.timing.first)}`);
+  if (message.timing) parts.push(`${duration(message.timing.first)} to the first`);
   return parts.join(' · ');
 }
 
