@@ -1,5 +1,7 @@
 """What the tests do and look for, in the page's terms."""
 
+import time
+
 from playwright.sync_api import expect
 
 
@@ -44,3 +46,11 @@ def overflow(page):
 def texts(body):
     """[(role, text)] of a request."""
     return [(message["role"], message["content"]) for message in body["messages"]]
+
+
+def until(page, expression, seconds=15):
+    """Waits for a JavaScript expression to be true. (The driver's own way evaluates text on the page, which the policy forbids.)"""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"never true: {expression}"
+        page.wait_for_timeout(50)

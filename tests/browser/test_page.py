@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from mock import SHOWPIECE, Reply
-from steps import answer, ask, ask_and_wait, idle, last_question, overflow, prose, texts
+from steps import answer, ask, ask_and_wait, idle, last_question, overflow, prose, texts, until
 
 WIDE = "A very " + "long" * 60 + " word\n\n```\n" + "wide " * 60 + "\n```\n\n" + "|" + "column with words|" * 12 + "\n" + "|" + "---|" * 12 + "\n" + "|" + "cell of a table|" * 12
 
@@ -107,7 +107,7 @@ def test_everything_can_be_reached_by_tab_and_shows_it(page):
         name, shown = found
         assert shown, f"{name} has the focus and does not show it"
         reached.add(name)
-    for name in ("new", "search", "Hi", "Rename Hi", "Delete Hi", "theme", "export", "open-settings", "Copy message", "Edit message", "Copy answer", "Answer again", "input", "attach"):
+    for name in ("new", "search", "Hi", "Rename Hi", "Delete Hi", "theme", "export", "open-settings", "Copy message", "Edit message", "Copy answer", "Answer again", "input", "attach", "thread"):
         assert name in reached, f"{name} cannot be reached: {sorted(reached)}"
 
 
@@ -126,7 +126,7 @@ def test_the_end_is_followed_only_while_it_is_in_sight(page, mock):
     mock.replies = [Reply(content=["line\n\n" * 80, "more\n\n" * 40, "end"], gate=gate, before=1)]
     ask(page, "Hi")
     below = "(() => { const at = document.querySelector('#thread'); return at.scrollHeight - at.scrollTop - at.clientHeight; })()"
-    page.wait_for_function(f"document.querySelectorAll('.prose p').length >= 80 && {below} < 5")
+    until(page, f"document.querySelectorAll('.prose p').length >= 80 && {below} < 5")
     page.locator("#thread").hover()
     page.mouse.wheel(0, -600)
     expect(page.locator("#jump")).to_be_visible()
@@ -134,7 +134,7 @@ def test_the_end_is_followed_only_while_it_is_in_sight(page, mock):
     expect(idle(page)).to_be_visible()
     assert page.evaluate(below) > 500, "the reader was moved"
     page.locator("#jump").click()
-    page.wait_for_function(f"{below} < 5")
+    until(page, f"{below} < 5")
     expect(page.locator("#jump")).to_be_hidden()
 
 

@@ -11,6 +11,7 @@ export class Chat {
   current = Conversation.blank(defaults());
   records = [];
   #running = new Map();
+  #opening = null;
   #writes = Promise.resolve();
   #others = 'BroadcastChannel' in globalThis ? new BroadcastChannel('cachalot') : null;
 
@@ -38,10 +39,12 @@ export class Chat {
 
   /** Opens a kept conversation; returns whether it exists. */
   async open(id) {
+    this.#opening = id;
     if (id === this.current.id) return true;
     const live = this.#running.get(id)?.conversation;
     const loaded = live ? null : await this.store.load(id);
     if (!live && !loaded) return false;
+    if (this.#opening !== id) return true; // another one was asked for meanwhile
     this.current = live ?? new Conversation(loaded.record, loaded.messages.map(interrupted));
     this.hooks.changed();
     return true;
@@ -49,6 +52,7 @@ export class Chat {
 
   /** Begins a conversation; it is kept from its first message on. */
   begin() {
+    this.#opening = null;
     if (!this.current.empty) this.current = Conversation.blank(defaults());
     this.hooks.changed();
   }

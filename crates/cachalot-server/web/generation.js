@@ -83,9 +83,9 @@ export class Generation {
   }
 }
 
-/** Tokens per second of a finished answer as the page saw it, null where the server counted none. */
+/** Tokens per second of a finished answer as the page saw it, null where the server counted none or it was too short to tell. */
 export function speedOf(message) {
   const tokens = message.usage?.completion_tokens;
   const ms = message.timing?.answering;
-  return tokens > 1 && ms > 0 ? (1000 * (tokens - 1)) / ms : null;
+  return tokens > 1 && ms >= 100 ? (1000 * (tokens - 1)) / ms : null;
 }

@@ -17,6 +17,7 @@ const DIVIDER = /^[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$
 /** Shows a text that grows: blocks that did not change keep their nodes, so selections and scroll positions in them live on. */
 export class MarkdownView {
   #root;
+  #text = null;
   #shown = []; // {source, open, node}
 
   constructor(root) {
@@ -24,6 +25,8 @@ export class MarkdownView {
   }
 
   update(text) {
+    if (text === this.#text) return;
+    this.#text = text;
     const blocks = scan(text.split(/\r\n|\n|\r/), 0);
     let same = 0;
     const unchanged = (shown, block) => shown && shown.source === block.source && shown.open === block.open;

@@ -108,7 +108,10 @@ export class MessageView {
     if (this.reasoning.open || !streaming) this.reasoningView.update(message.reasoning);
     if (thinking) this.reasoningText.parentNode.scrollTop = this.reasoningText.parentNode.scrollHeight;
     this.proseView.update(message.content);
-    this.notes.replaceChildren(...this.#noteNodes());
+    // An alert is read out whenever it is made anew.
+    const noted = `${message.state}/${message.error}/${message.finish}`;
+    if (this.noted !== noted) this.notes.replaceChildren(...this.#noteNodes());
+    this.noted = noted;
   }
 
   #noteNodes() {
@@ -140,13 +143,13 @@ export class MessageView {
     if (message.content) parts.push(copyButton(message.role === 'user' ? 'Copy message' : 'Copy answer', () => message.content));
     if (message.role === 'user') parts.push(iconButton('pencil', 'Edit message', () => this.edit()));
     else if (!streaming && message.state !== 'failed') parts.push(iconButton('again', 'Answer again', () => actions.again(message)));
-    if (message.role === 'assistant' && !streaming) parts.push(el('span', { class: 'figures', text: figures(message) }));
+    if (message.role === 'assistant' && !streaming) parts.push(el('span', { class: 'figures' }, ...figures(message).map((text) => el('span', { text }))));
     this.foot.replaceChildren(...parts);
     if (focused) this.foot.querySelector(`[aria-label="${focused}"]`)?.focus();
   }
 }
 
-/** What the answer took, in words. */
+/** What the answer took, in words; the most telling first. */
 function figures(message) {
   const parts = [];
   const tokens = message.usage?.completion_tokens;
@@ -154,7 +157,7 @@ function figures(message) {
   if (tokens !== undefined) parts.push(`${count(tokens)} tokens`);
   if (speed !== null) parts.push(`${rate(speed)} tokens/s`);
   if (message.timing) parts.push(`${duration(message.timing.first)} to the first`);
-  return parts.join(' · ');
+  return parts;
 }
 
 /** Makes a textarea as high as its text, up to what the style allows. */
