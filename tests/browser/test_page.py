@@ -160,6 +160,8 @@ def test_the_drawer_of_a_phone(phone):
     ask_and_wait(phone, "One")
     phone.locator("#menu").click()
     expect(phone.locator("#close-sidebar")).to_be_focused()
+    until(phone, "document.querySelector('#sidebar').getBoundingClientRect().left === 0")
+    assert phone.locator("#sidebar").bounding_box()["width"] < 330, "nothing of the page is left to press"
     expect(phone.locator("#panel-tokens_per_second")).to_have_text("14.3")
     phone.locator("#new").click()
     expect(phone.locator("#sidebar")).not_to_be_in_viewport()

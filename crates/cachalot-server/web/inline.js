@@ -10,6 +10,7 @@ import { el } from './dom.js';
 const SCHEMES = new Set(['http:', 'https:', 'mailto:']);
 const OPEN_RUNS_AT_MOST = 60;
 const ADDRESS_AT_MOST = 2000;
+const PARENTHESES_AT_MOST = 32;
 const PUNCTUATION = /[!-/:-@[-`{-~]/;
 const WORD = /[\p{L}\p{N}]/u;
 const TAGS = { '*': ['em', 'strong'], _: ['em', 'strong'], '~': ['del', 'del'] };
@@ -223,8 +224,10 @@ class Inline {
       end = past + 1;
     } else {
       for (let depth = 0; end < part.length && !/\s/.test(part[end]); end += 1) {
-        if (part[end] === '(') depth += 1;
-        else if (part[end] === ')' && (depth -= 1) < 0) break;
+        if (part[end] === '(') {
+          depth += 1;
+          if (depth > PARENTHESES_AT_MOST) return null;
+        } else if (part[end] === ')' && (depth -= 1) < 0) break;
       }
       address = part.slice(1, end);
     }
