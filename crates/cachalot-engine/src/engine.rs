@@ -22,8 +22,10 @@ use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 
 use crate::disk::Disk;
 use crate::hot::HotList;
+use crate::identity;
 use crate::planner::units::tokens;
 use crate::planner::{Available, MemoryPlan, MemoryRequest, PlanError, sizes};
+use crate::prefixes::PrefixStore;
 use crate::stats::Stats;
 
 /// The tokenizer's file.
@@ -62,6 +64,17 @@ pub struct EngineOptions {
     pub cache_directory: Option<PathBuf>,
     /// When the machine has less memory than this left, experts are given up.
     pub memory_floor: u64,
+    /// States of prompts and answers kept on the disk; none if absent.
+    pub keep: Option<KeepOptions>,
+}
+
+/// Where states are kept between runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeepOptions {
+    /// Directory; made if need be.
+    pub directory: PathBuf,
+    /// Bytes at most, or so.
+    pub bytes: u64,
 }
 
 /// How sequences keep keys and entries.
@@ -99,6 +112,7 @@ impl Default for EngineOptions {
             interrupt: Interrupt::new(),
             cache_directory: None,
             memory_floor: DEFAULT_MEMORY_FLOOR,
+            keep: None,
         }
     }
 }
@@ -157,6 +171,7 @@ pub struct Engine {
     interrupt: Interrupt,
     hot: Option<HotList>,
     memory_floor: u64,
+    store: Option<Arc<PrefixStore>>,
     looked: Mutex<Instant>,
     checkpoint: Arc<Checkpoint>,
     inspection: Inspection,
@@ -231,7 +246,19 @@ impl Engine {
         if let Some(hot) = &hot {
             experts.warm(&hot.read());
         }
+        let store = options.keep.as_ref().and_then(|keep| {
+            let identity = state_identity(&checkpoint, options)
+                .map_err(|error| notes.push(format!("no states are kept on the disk: {error}")))
+                .ok()?;
+            PrefixStore::open(&keep.directory, &identity, keep.bytes)
+                .map_err(|error| notes.push(error.to_string()))
+                .ok()
+        });
+        if let Some(store) = &store {
+            notes.extend(store.notes());
+        }
         Ok(Self {
+            store: store.map(Arc::new),
             model,
             tokenizer,
             experts,
@@ -274,6 +301,12 @@ impl Engine {
     /// Where the model's bytes are.
     pub fn plan(&self) -> &MemoryPlan {
         &self.plan
+    }
+
+    /// Bytes of a sequence's state behind `tokens` tokens.
+    pub fn state_bytes(&self, tokens: usize) -> u64 {
+        let architecture = self.checkpoint.architecture();
+        architecture.fixed_cache_bytes() + architecture.entry_cache_bytes(tokens as u64)
     }
 
     /// Longest context that the model goes up to, in tokens.
@@ -336,6 +369,11 @@ impl Engine {
     /// What is worth telling the user about this machine's disk: ways of reading that it does not have.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// States kept on the disk.
+    pub fn prefix_store(&self) -> Option<Arc<PrefixStore>> {
+        self.store.clone()
     }
 
     /// How the disk is read, and how fast it was when the model was opened.
@@ -405,6 +443,15 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Engine({}, context {}, {} threads)", self.label(), self.context(), self.threads)
     }
+}
+
+/// What decides the bits of a state: the checkpoint, and how it is computed. The number changes when states do.
+fn state_identity(checkpoint: &Checkpoint, options: &EngineOptions) -> Result<String, CheckpointError> {
+    const STATES: u32 = 1;
+    let checkpoint = identity::of_weights(checkpoint)?;
+    let EngineOptions { arithmetic, cache, ablation, .. } = options;
+    let text = format!("{STATES} {checkpoint:032x} {arithmetic:?} {cache:?} {ablation:?}");
+    Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())))
 }
 
 fn open_tokenizer(files: &dyn Files, architecture: &Architecture) -> Result<Tokenizer, OpenError> {

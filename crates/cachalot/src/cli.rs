@@ -33,7 +33,7 @@ Examples:
 Standard output carries only the answer; reasoning, progress and figures go to standard error.
 
 Exit codes: 0 done, 1 failure, 2 the command line is wrong, 130 interrupted (Ctrl-C).
-Environment: NO_COLOR turns colours off.";
+Environment: NO_COLOR turns colours off; CACHALOT_KEEP stands for --keep.";
 
 /// Runs the DeepSeek V4 family on your own machine: no conversion, no network.
 #[derive(Debug, Parser)]
@@ -162,6 +162,17 @@ impl From<MemoryArgs> for MemoryRequest {
     fn from(args: MemoryArgs) -> Self {
         Self { memory: args.memory, context: args.context.map(|context| context as usize), experts: args.expert_cache }
     }
+}
+
+/// What is kept between runs.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Memory")]
+pub struct KeepArgs {
+    /// Most disk space for the states of prompts and answers, so that what begins alike is not processed again; 0 for none
+    ///
+    /// They lie in the user's cache directory, readable by the user only, and hold what was said.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "4G", env = "CACHALOT_KEEP")]
+    pub keep: u64,
 }
 
 /// The checkpoint.
