@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use cachalot_checkpoint::deepseek_v4::Draft;
 use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
 use cachalot_experts::{
-    CheckpointRows, ExpertError, ExpertLayout, ExpertStats, Interrupt, Policy, RowError, StreamOptions, StreamedExperts,
+    CheckpointRows, ExpertError, ExpertLayout, ExpertStats, Interrupt, LayerLayout, LayerStats, Policy, RowError,
+    StreamOptions, StreamedExperts, StreamedLayers,
 };
 use cachalot_kernels::Compute;
 use cachalot_model::{Ablation, Arithmetic, CachePrecision, LoadError, Model, Parts};
@@ -151,6 +152,8 @@ pub struct Engine {
     tokenizer: Tokenizer,
     experts: Arc<StreamedExperts>,
     rows: Arc<CheckpointRows>,
+    /// Absent if all layers are kept.
+    layers: Option<Arc<StreamedLayers>>,
     reader: Arc<Reader>,
     probe: Probe,
     notes: Vec<String>,
@@ -195,12 +198,15 @@ impl Engine {
         let config = architecture.trunk();
         let (layers, count) = (config.num_hidden_layers, config.n_routed_experts);
         let layout = ExpertLayout::new(Arc::clone(&checkpoint), layers, count)?;
+        let layers = LayerLayout::new(Arc::clone(&checkpoint), layers)?;
         let inspection = Inspection::of(&checkpoint);
-        let plan = MemoryPlan::new(&sizes(&inspection, architecture, &layout)?, &options.memory, Available::now())?;
-        let Disk { reader, probe, mut notes } = Disk::open(&checkpoint, &layout, options.method)?;
+        let sizes = sizes(&checkpoint, &inspection, &layout, &layers)?;
+        let plan = MemoryPlan::new(&sizes, &options.memory, Available::now())?;
+        let Disk { reader, probe, mut notes } = Disk::open(&checkpoint, &layout, &layers, options.method)?;
         if options.memory.context.is_none() && plan.context < config.max_position_embeddings {
             notes.push(format!("memory leaves room for a context of {}", tokens(plan.context)));
         }
+        notes.extend(plan.streaming());
         let stream = StreamOptions {
             budget_bytes: plan.experts,
             policy: options.policy,
@@ -209,10 +215,16 @@ impl Engine {
         };
         let experts = Arc::new(StreamedExperts::new(layout, Arc::clone(&reader), stream)?);
         let interrupt = options.interrupt.clone();
+        let streamed = |layers| {
+            let (set, reader) = (&plan.streamed_layers, Arc::clone(&reader));
+            StreamedLayers::new(layers, set, reader, interrupt.clone()).map(Arc::new)
+        };
+        let layers = Some(layers).filter(|_| !plan.streamed_layers.is_empty()).map(streamed).transpose()?;
         let rows = CheckpointRows::new(Arc::clone(&checkpoint), Arc::clone(&reader), interrupt, ROW_CACHE_BYTES)?;
         let rows = Arc::new(rows);
         let parts = Parts {
             experts: Arc::clone(&experts) as _,
+            layers: layers.clone().map(|layers| layers as _),
             rows: Arc::clone(&rows) as _,
             compute,
             arithmetic: options.arithmetic,
@@ -220,7 +232,7 @@ impl Engine {
             cache: options.cache.precision(architecture),
             classes,
         };
-        let mut loading = Loading { done: 0, total: inspection.memory.resident_bytes };
+        let mut loading = Loading { done: 0, total: inspection.memory.resident_bytes - plan.streamed_bytes };
         progress(loading);
         let model = Model::load(&checkpoint, parts, &mut |bytes| {
             // A packed matrix may be a little larger than the released one.
@@ -236,6 +248,7 @@ impl Engine {
             tokenizer,
             experts,
             rows,
+            layers,
             reader,
             probe,
             notes,
@@ -345,7 +358,8 @@ impl Engine {
 
     /// What has been taken from memory and from the disk since the model was opened.
     pub fn stats(&self) -> Stats {
-        Stats { experts: self.experts.stats(), rows: self.rows.stats(), disk: self.reader.activity() }
+        let layers = self.layers.as_ref().map_or_else(LayerStats::default, |layers| layers.stats());
+        Stats { experts: self.experts.stats(), rows: self.rows.stats(), layers, disk: self.reader.activity() }
     }
 
     /// Bytes per second that the disk delivers, over `time`: records of the model's own experts, read as the model reads

@@ -1,7 +1,8 @@
 //! How fast a plan will run: arithmetic over rates that were measured on the machine.
 //!
 //! Owns the sums, and nothing that measures. A token's dense weights stream from memory; its routed experts are computed
-//! while those that are missing come from the disk, so the slower of the two counts; nothing else overlaps.
+//! while those that are missing come from the disk, so the slower of the two counts. Layers that are not kept are read all
+//! the while; nothing else overlaps.
 
 use cachalot_checkpoint::{Group, Inspection};
 use serde::Serialize;
@@ -73,9 +74,11 @@ impl Forecast {
         let model = Model::of(inspection, rates);
         let hit_rate = plan.experts as f64 / (inspection.memory.experts_bytes.max(1)) as f64;
         let missing = (1.0 - hit_rate).clamp(0.0, 1.0) * inspection.token.experts_bytes as f64;
-        let decode = |disk: f64| model.dense + model.experts.max(missing / disk);
+        let layers = plan.streamed_bytes as f64;
+        let decode = |disk: f64| (model.dense + model.experts.max(missing / disk)).max((missing + layers) / disk);
         let disk = rates.disk.unwrap_or([f64::INFINITY; 2]);
-        let bound = if missing / disk[0] > model.experts { Bound::Disk } else { Bound::Memory };
+        let reading = missing / disk[0] > model.experts || layers / disk[0] > model.dense;
+        let bound = if reading { Bound::Disk } else { Bound::Memory };
         Self {
             tokens_per_s: disk.map(|disk| 1.0 / decode(disk)),
             bound,
@@ -139,7 +142,8 @@ fn prompt(
         let touched =
             per_layer * (1.0 - (1.0 - chosen / per_layer).powi(chunk as i32)) * inspection.layers as f64 * share;
         // A chunk that wants nearly all experts of a layer finds in memory what the cache kept of it.
-        let missing = touched * (1.0 - hit_rate).clamp(0.0, 1.0) * memory.expert_bytes as f64;
+        let missing = touched * (1.0 - hit_rate).clamp(0.0, 1.0) * memory.expert_bytes as f64
+            + plan.streamed_bytes as f64 * share;
         let compute = (chunk as f64 * layer_operations * share / rates.operations).max(model.dense * share);
         let disk = rates.disk.unwrap_or([f64::INFINITY; 2]);
         for (seconds, disk) in seconds.iter_mut().zip([disk[1], disk[0]]) {

@@ -6,6 +6,7 @@ use cachalot_kernels::{matmul_one, mean_square};
 use cachalot_numerics::math;
 use smallvec::SmallVec;
 
+use super::weights::Engram;
 use super::{IMAGE_CLASS, Model};
 use crate::shared::buffer::{sized, weighted_dot};
 use crate::shared::inputs::Inputs;
@@ -36,15 +37,14 @@ fn class_before(row: &Row, back: usize, span: Span, classes: &[u32], sequence: &
 }
 
 impl Model {
-    /// Adds the memory of Engram layer `layer` to the streams of all rows.
+    /// Adds what `engram` remembers to the streams of all rows.
     pub(super) fn engram(
         &self,
-        layer: usize,
+        engram: &Engram,
         work: &mut Workspace,
         segments: &[Segment],
         trace: Option<&mut Trace>,
     ) -> Result<(), RowError> {
-        let Some(engram) = &self.layers[layer].engram else { return Ok(()) };
         let (config, table) = (&self.config, engram.table);
         let Some(tables) = &self.engram_tables else { return Ok(()) };
         if self.ablation.engram {

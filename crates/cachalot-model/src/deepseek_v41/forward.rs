@@ -73,27 +73,32 @@ impl Model {
         segments: &mut [Segment],
         mut trace: Option<&mut Trace>,
     ) -> Result<(), StepError> {
-        for (layer, weights) in self.layers.iter().enumerate() {
+        let end = self.end(reach, work, segments);
+        for layer in 0..self.layers.len() {
             if let Some(trace) = trace.as_deref_mut() {
                 trace.record_streams(layer, &work.streams);
             }
-            self.engram(layer, work, segments, trace.as_deref_mut())?;
-            self.narrow(reach, layer, work, segments);
+            let held = self.layers.hold(layer, end)?;
+            let weights = &*held;
+            if let Some(engram) = &weights.engram {
+                self.engram(engram, work, segments, trace.as_deref_mut())?;
+            }
+            self.narrow(reach, layer, weights, work, segments);
             if work.rows.is_empty() {
                 break;
             }
 
             self.trunk.mix(&weights.attention_site, work);
             self.trunk.collapse(&weights.attention_norm, work);
-            self.attention(layer, work, segments);
+            self.attention(layer, weights, work, segments);
             self.record_selection(layer, work, trace.as_deref_mut());
             self.trunk.expand(work);
             self.trunk.hand_over(work);
 
             self.trunk.mix(&weights.ffn_site, work);
-            self.trunk.collapse(&weights.ffn_norm, work);
+            self.trunk.collapse(&self.routers[layer].norm, work);
             let next_rows = self.rows_behind(reach, layer, work, segments);
-            self.moe(layer, next_rows, work, trace.as_deref_mut())?;
+            self.moe(layer, &weights.shared, next_rows, work, trace.as_deref_mut())?;
             self.trunk.expand(work);
             self.trunk.hand_over(work);
         }
@@ -102,11 +107,18 @@ impl Model {
 
     /// How many of the step's rows will pass through the layer behind `layer`.
     fn rows_behind(&self, reach: Reach, layer: usize, work: &Workspace, segments: &[Segment]) -> usize {
-        if layer + 1 == self.layers.len() {
-            return 0;
-        }
+        if layer + 1 == self.layers.len() { 0 } else { self.rows_within(reach, layer + 2, work, segments) }
+    }
+
+    /// Number of the first layer that the step does not come to.
+    fn end(&self, reach: Reach, work: &Workspace, segments: &[Segment]) -> usize {
+        let layers = self.layers.len();
+        (1..layers).find(|layer| self.rows_within(reach, *layer, work, segments) == 0).unwrap_or(layers)
+    }
+
+    fn rows_within(&self, reach: Reach, layer: usize, work: &Workspace, segments: &[Segment]) -> usize {
         let spans = work.spans.iter().zip(segments);
-        spans.map(|(span, segment)| self.within(reach, layer + 2, segment, span)).sum()
+        spans.map(|(span, segment)| self.within(reach, layer, segment, span)).sum()
     }
 
     fn record_selection(&self, layer: usize, work: &Workspace, trace: Option<&mut Trace>) {
