@@ -24,7 +24,7 @@ use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 use crate::disk::Disk;
 use crate::hot::HotList;
 use crate::planner::units::tokens;
-use crate::planner::{Available, MemoryPlan, MemoryRequest, PlanError, sizes};
+use crate::planner::{Available, Forecast, Late, MemoryPlan, MemoryRequest, PlanError, Rates, sizes};
 use crate::stats::Stats;
 
 /// The tokenizer's file.
@@ -367,6 +367,18 @@ impl Engine {
     pub fn measure_disk(&self, time: Duration, seed: u64) -> Option<f64> {
         let (targets, method) = (self.experts.targets(), self.reader.method());
         cachalot_storage::measure(&targets, self.probe.read_bytes, method, time, seed).ok()
+    }
+
+    /// What the planner says of a machine with these rates if `hit_rate` of the experts asked for is in memory, and of a
+    /// prompt of `tokens` tokens.
+    pub fn forecast(&self, rates: &Rates, hit_rate: f64, tokens: usize) -> Forecast {
+        let late = Late::of(self.checkpoint.architecture());
+        Forecast::with(&self.inspection, &self.plan, rates, late, hit_rate, &[tokens])
+    }
+
+    /// Rows and columns of the weights that share a scale.
+    pub fn fp8_block(&self) -> [usize; 2] {
+        self.checkpoint.architecture().fp8_block()
     }
 
     /// Bytes that reads in flight and kept rows take at most.

@@ -43,6 +43,8 @@ pub(crate) struct Buffers {
     groups: Vec<compressor::Group>,
     entries: compressor::Projected,
     index_keys: compressor::Projected,
+    /// Experts of a layer that routes by a table.
+    expected: Vec<u32>,
     /// The last layer has appended its groups before, with the rows that ended there.
     appended: bool,
 }

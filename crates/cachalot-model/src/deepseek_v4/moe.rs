@@ -66,15 +66,17 @@ impl Model {
     }
 
     /// Says which experts the layers that route by a table will ask for: the tokens alone decide it.
-    pub(super) fn expect_experts(&self, work: &Workspace) {
+    pub(super) fn expect_experts(&self, work: &mut Workspace) {
         let top_k = self.config.num_experts_per_tok;
         for (layer, router) in self.routers.iter().enumerate() {
             if let Choice::Table(table) = &router.choice {
                 let of_row = |row: &Row| &table[row.token as usize * top_k..][..top_k];
-                let mut experts: Vec<u32> = work.rows.iter().flat_map(of_row).map(|&id| u32::from(id)).collect();
+                let experts = &mut work.v4.expected;
+                experts.clear();
+                experts.extend(work.rows.iter().flat_map(of_row).map(|&id| u32::from(id)));
                 experts.sort_unstable();
                 experts.dedup();
-                self.experts.prefetch(layer, &mut experts.into_iter(), Certainty::Certain);
+                self.experts.prefetch(layer, &mut experts.iter().copied(), Certainty::Certain);
             }
         }
     }
