@@ -400,8 +400,10 @@ impl<'a> Run<'a> {
     fn prefill(&mut self, tokens: usize) -> Result<f64, ModelError> {
         let ids = self.ids(tokens);
         let start = Instant::now();
-        let mut done = 0;
+        let (mut done, mut expected) = (0, 0usize);
         for chunk in ids.chunks(self.engine.prefill_chunk()) {
+            let (model, work) = (self.engine.model(), &mut self.work);
+            expected = done + model.expect(work, &self.sequence, &ids[done..], expected.saturating_sub(done));
             done += chunk.len();
             let logits = if done < tokens { LogitsOf::Later(tokens - done) } else { LogitsOf::Last };
             self.advance(chunk, logits)?;

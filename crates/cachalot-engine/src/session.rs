@@ -328,7 +328,12 @@ impl Session {
             self.tokens.extend_from_slice(rest);
             return Ok(true);
         }
+        // Rows of tables are known before anything is computed: all of a prompt's, as far as they have room.
+        let mut expected = first;
         for tokens in prompt[first..].chunks(chunk) {
+            let done = self.tokens.len();
+            let (model, work) = (self.engine.model(), &mut self.work);
+            expected = done + model.expect(work, &self.sequence, &prompt[done..], expected.saturating_sub(done));
             let following = total - self.tokens.len() - tokens.len();
             let logits = if following == 0 { LogitsOf::Last } else { LogitsOf::Later(following) };
             match self.advance(tokens, logits) {

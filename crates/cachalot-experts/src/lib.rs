@@ -96,6 +96,12 @@ pub trait RowSource: Send + Sync {
         let _ = (table, rows);
     }
 
+    /// Rows of table `table` that can be expected and not yet asked for: more would displace each other.
+    fn room(&self, table: usize) -> usize {
+        let _ = table;
+        0
+    }
+
     /// Values in a row of table `table` (0 if there is no such table).
     fn width(&self, table: usize) -> usize;
 }

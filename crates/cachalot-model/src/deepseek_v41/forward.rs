@@ -1,7 +1,7 @@
 //! The forward pass (spec sections 3.4, 3.5, 3.12): a step over the tokens of one or several sequences.
 
+use super::Model;
 use super::reach::Reach;
-use super::{IMAGE_CLASS, Model};
 use crate::error::StepError;
 use crate::step::{LogitsOf, Segment, Workspace};
 use crate::trace::Trace;
@@ -51,9 +51,8 @@ impl Model {
     /// Lays out the rows of this step, their angles and their n-gram classes.
     fn begin(&self, work: &mut Workspace, segments: &[Segment]) {
         self.trunk.begin(work, segments);
-        let class = |token: u32| self.classes.get(token as usize).copied().unwrap_or(0);
         work.v41.classes.clear();
-        work.v41.classes.extend(work.rows.iter().map(|row| if row.image { IMAGE_CLASS } else { class(row.token) }));
+        work.v41.classes.extend(work.rows.iter().map(|row| self.class(row.token, row.image)));
     }
 
     /// Streams of the embedded tokens; the first site reads stream 0.
