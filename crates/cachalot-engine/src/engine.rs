@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use cachalot_checkpoint::deepseek_v4::Draft;
 use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
 use cachalot_experts::{
-    CheckpointRows, ExpertError, ExpertLayout, ExpertStats, Interrupt, Policy, RowError, StreamOptions, StreamedExperts,
+    CheckpointRows, ExpertError, ExpertLayout, ExpertStats, Interrupt, LayerLayout, LayerStats, Policy, RowError,
+    StreamOptions, StreamedExperts, StreamedLayers,
 };
 use cachalot_kernels::Compute;
 use cachalot_model::{Ablation, Arithmetic, CachePrecision, LoadError, Model, Parts};
@@ -24,7 +25,7 @@ use crate::disk::Disk;
 use crate::hot::HotList;
 use crate::identity;
 use crate::planner::units::tokens;
-use crate::planner::{Available, MemoryPlan, MemoryRequest, PlanError, sizes};
+use crate::planner::{Available, Forecast, Late, MemoryPlan, MemoryRequest, PlanError, Rates, sizes};
 use crate::prefixes::PrefixStore;
 use crate::stats::Stats;
 
@@ -165,6 +166,8 @@ pub struct Engine {
     tokenizer: Tokenizer,
     experts: Arc<StreamedExperts>,
     rows: Arc<CheckpointRows>,
+    /// Absent if all layers are kept.
+    layers: Option<Arc<StreamedLayers>>,
     reader: Arc<Reader>,
     probe: Probe,
     notes: Vec<String>,
@@ -210,12 +213,15 @@ impl Engine {
         let config = architecture.trunk();
         let (layers, count) = (config.num_hidden_layers, config.n_routed_experts);
         let layout = ExpertLayout::new(Arc::clone(&checkpoint), layers, count)?;
+        let layers = LayerLayout::new(Arc::clone(&checkpoint), layers)?;
         let inspection = Inspection::of(&checkpoint);
-        let plan = MemoryPlan::new(&sizes(&inspection, architecture, &layout)?, &options.memory, Available::now())?;
-        let Disk { reader, probe, mut notes } = Disk::open(&checkpoint, &layout, options.method)?;
+        let sizes = sizes(&checkpoint, &inspection, &layout, &layers)?;
+        let plan = MemoryPlan::new(&sizes, &options.memory, Available::now())?;
+        let Disk { reader, probe, mut notes } = Disk::open(&checkpoint, &layout, &layers, options.method)?;
         if options.memory.context.is_none() && plan.context < config.max_position_embeddings {
             notes.push(format!("memory leaves room for a context of {}", tokens(plan.context)));
         }
+        notes.extend(plan.streaming());
         let stream = StreamOptions {
             budget_bytes: plan.experts,
             policy: options.policy,
@@ -224,10 +230,16 @@ impl Engine {
         };
         let experts = Arc::new(StreamedExperts::new(layout, Arc::clone(&reader), stream)?);
         let interrupt = options.interrupt.clone();
+        let streamed = |layers| {
+            let (set, reader) = (&plan.streamed_layers, Arc::clone(&reader));
+            StreamedLayers::new(layers, set, reader, interrupt.clone()).map(Arc::new)
+        };
+        let layers = Some(layers).filter(|_| !plan.streamed_layers.is_empty()).map(streamed).transpose()?;
         let rows = CheckpointRows::new(Arc::clone(&checkpoint), Arc::clone(&reader), interrupt, ROW_CACHE_BYTES)?;
         let rows = Arc::new(rows);
         let parts = Parts {
             experts: Arc::clone(&experts) as _,
+            layers: layers.clone().map(|layers| layers as _),
             rows: Arc::clone(&rows) as _,
             compute,
             arithmetic: options.arithmetic,
@@ -235,7 +247,7 @@ impl Engine {
             cache: options.cache.precision(architecture),
             classes,
         };
-        let mut loading = Loading { done: 0, total: inspection.memory.resident_bytes };
+        let mut loading = Loading { done: 0, total: inspection.memory.resident_bytes - plan.streamed_bytes };
         progress(loading);
         let model = Model::load(&checkpoint, parts, &mut |bytes| {
             // A packed matrix may be a little larger than the released one.
@@ -263,6 +275,7 @@ impl Engine {
             tokenizer,
             experts,
             rows,
+            layers,
             reader,
             probe,
             notes,
@@ -383,7 +396,8 @@ impl Engine {
 
     /// What has been taken from memory and from the disk since the model was opened.
     pub fn stats(&self) -> Stats {
-        Stats { experts: self.experts.stats(), rows: self.rows.stats(), disk: self.reader.activity() }
+        let layers = self.layers.as_ref().map_or_else(LayerStats::default, |layers| layers.stats());
+        Stats { experts: self.experts.stats(), rows: self.rows.stats(), layers, disk: self.reader.activity() }
     }
 
     /// Bytes per second that the disk delivers, over `time`: records of the model's own experts, read as the model reads
@@ -391,6 +405,18 @@ impl Engine {
     pub fn measure_disk(&self, time: Duration, seed: u64) -> Option<f64> {
         let (targets, method) = (self.experts.targets(), self.reader.method());
         cachalot_storage::measure(&targets, self.probe.read_bytes, method, time, seed).ok()
+    }
+
+    /// What the planner says of a machine with these rates if `hit_rate` of the experts asked for is in memory, and of a
+    /// prompt of `tokens` tokens.
+    pub fn forecast(&self, rates: &Rates, hit_rate: f64, tokens: usize) -> Forecast {
+        let late = Late::of(self.checkpoint.architecture());
+        Forecast::with(&self.inspection, &self.plan, rates, late, hit_rate, &[tokens])
+    }
+
+    /// Rows and columns of the weights that share a scale.
+    pub fn fp8_block(&self) -> [usize; 2] {
+        self.checkpoint.architecture().fp8_block()
     }
 
     /// Bytes that reads in flight and kept rows take at most.

@@ -238,6 +238,7 @@ impl Session {
         }
         loop {
             engine.relieve();
+            generation.expect(engine, &mut self.work);
             let mut segments = [generation.segment(engine.prefill_chunk())];
             let count = segments[0].tokens.len();
             match engine.model().advance(&mut self.work, &mut segments, None) {

@@ -16,6 +16,7 @@ use crate::commands::{
     synth::SynthArgs,
     trace::TraceArgs,
 };
+use crate::rehearsal::Rehearsal;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -110,7 +111,7 @@ impl From<Cache> for cachalot_engine::CacheChoice {
 }
 
 /// Where the model runs and how.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
     /// How linear layers treat their inputs
@@ -139,6 +140,10 @@ pub struct EngineArgs {
     /// Never read experts on a guess of what the next layer will want, even where that pays
     #[arg(long)]
     pub no_guess: bool,
+
+    /// Rehearse a disk that fails: eio@400..500 or delay=30@400..401, counted in reads since the model was opened
+    #[arg(long, value_name = "FAULT", value_parser = Rehearsal::parse, hide = true)]
+    pub fault: Option<Rehearsal>,
 }
 
 /// What the model may take.

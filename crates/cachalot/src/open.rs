@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use cachalot_engine::{Ablation, CacheChoice, Engine, EngineOptions, KeepOptions};
-use cachalot_storage::{Files, Spread};
+use cachalot_storage::{FaultyFiles, Files, Plan, Spread};
 
 use crate::cli::{Arithmetic, EngineArgs, KeepArgs, ModelArgs};
 use crate::terminal::Bar;
@@ -113,10 +113,18 @@ fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults, extras: Ex
         keep: extras.keep,
         ..EngineOptions::default()
     };
+    let plan = Plan::new();
+    let files = match args.fault {
+        Some(_) => Arc::new(FaultyFiles::new(files, Arc::clone(&plan))) as Arc<dyn Files>,
+        None => files,
+    };
     let mut bar = Bar::bytes("loading");
     let engine = Engine::open(files, &options, &mut |loading| bar.set(loading.done, loading.total));
     bar.clear();
     let engine = engine?;
+    if let Some(rehearsal) = &args.fault {
+        rehearsal.begin(&plan);
+    }
     engine.notes().iter().for_each(|note| eprintln!("cachalot: {note}"));
     Ok(engine)
 }

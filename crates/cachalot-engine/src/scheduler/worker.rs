@@ -281,6 +281,7 @@ impl Running {
 fn advance(engine: &Engine, work: &mut Workspace, advancing: &mut [&mut Running]) -> Result<(), StepError> {
     let mut segments: Vec<_> = Vec::with_capacity(advancing.len());
     for running in advancing.iter_mut() {
+        running.generation.expect(engine, work);
         let segment = running.generation.segment(running.share);
         running.advanced = segment.tokens.len();
         segments.push(segment);

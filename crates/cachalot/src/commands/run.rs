@@ -76,7 +76,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut session = Session::new(Arc::clone(&engine));
 
     interrupt::listen();
-    let mut stream = Stream::new(!args.json);
+    let mut stream = Stream::new(&engine, !args.json);
     let turn = turn(&mut session, &conversation, &options, &mut |event| stream.event(&event))?;
     stream.finish()?;
     if args.json {

@@ -169,7 +169,7 @@ impl Talk {
     fn answer(&mut self) -> anyhow::Result<bool> {
         interrupt::clear();
         let before = self.engine.stats();
-        let mut stream = Stream::new(true);
+        let mut stream = Stream::new(&self.engine, true);
         let outcome = turn(&mut self.session, &self.conversation, &self.options, &mut |event| stream.event(&event));
         let shown = stream.finish();
         // The next answer is not to be stopped by the press that stopped this one.
