@@ -148,7 +148,7 @@ pub enum OpenError {
 /// A model that can be talked to. Shared by its sessions.
 pub struct Engine {
     model: Model,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     experts: Arc<StreamedExperts>,
     rows: Arc<CheckpointRows>,
     reader: Arc<Reader>,
@@ -233,7 +233,7 @@ impl Engine {
         }
         Ok(Self {
             model,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             experts,
             rows,
             reader,
@@ -259,6 +259,11 @@ impl Engine {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// The tokenizer, for whoever needs it beyond a call.
+    pub fn shared_tokenizer(&self) -> Arc<Tokenizer> {
+        Arc::clone(&self.tokenizer)
     }
 
     /// Most tokens of a sequence: what was asked for, at most what the model goes up to.
