@@ -281,6 +281,12 @@ impl Engine {
         &self.plan
     }
 
+    /// Bytes of a sequence's state behind `tokens` tokens.
+    pub fn state_bytes(&self, tokens: usize) -> u64 {
+        let architecture = self.checkpoint.architecture();
+        architecture.fixed_cache_bytes() + architecture.entry_cache_bytes(tokens as u64)
+    }
+
     /// Longest context that the model goes up to, in tokens.
     pub fn context_limit(&self) -> usize {
         self.model.config().max_position_embeddings

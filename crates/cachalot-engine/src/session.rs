@@ -5,12 +5,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cachalot_model::{LogitsOf, Segment, Sequence, StepError, Workspace};
+use cachalot_model::{Sequence, StepError, Workspace};
 
 use crate::engine::Engine;
-use crate::sampling::{LogProb, Sampler, SamplingError, SamplingParams, logprobs};
+use crate::generation::{Generation, Progress, check_length};
+use crate::prefixes::Prefixes;
+use crate::sampling::{LogProb, SamplingError, SamplingParams};
 
-/// States kept to return to, oldest dropped first.
+/// States kept to return to that the memory plan has room for, beside one that fills the context.
 pub(crate) const SNAPSHOTS: usize = 8;
 
 /// How a prompt is processed.
@@ -99,6 +101,19 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Of an answer to `prompt_tokens` tokens that has not begun.
+    pub(crate) fn nothing(prompt_tokens: usize) -> Self {
+        Self {
+            finish: Finish::Cancelled,
+            prompt_tokens,
+            cached_tokens: 0,
+            generated_tokens: 0,
+            prefill_time: Duration::ZERO,
+            time_to_first_token: Duration::ZERO,
+            decode_time: Duration::ZERO,
+        }
+    }
+
     /// Prompt tokens processed per second.
     pub fn prefill_rate(&self) -> f64 {
         (self.prompt_tokens - self.cached_tokens) as f64 / self.prefill_time.as_secs_f64().max(1e-9)
@@ -143,8 +158,8 @@ pub struct Session {
     sequence: Sequence,
     /// Tokens that `sequence` has seen.
     tokens: Vec<u32>,
-    /// States after earlier prompts; each is a prefix of `tokens`.
-    snapshots: Vec<Sequence>,
+    /// States of earlier prompts and answers.
+    prefixes: Prefixes,
     /// The prefill that made the states; the two are not mixed.
     prefill: Prefill,
 }
@@ -153,14 +168,8 @@ impl Session {
     /// A session without tokens.
     pub fn new(engine: Arc<Engine>) -> Self {
         let sequence = engine.model().sequence();
-        Self {
-            engine,
-            work: Workspace::new(),
-            sequence,
-            tokens: Vec::new(),
-            snapshots: Vec::new(),
-            prefill: Prefill::Exact,
-        }
+        let prefixes = Prefixes::new(engine.plan().state_bytes());
+        Self { engine, work: Workspace::new(), sequence, tokens: Vec::new(), prefixes, prefill: Prefill::Exact }
     }
 
     /// The engine that it runs on.
@@ -183,12 +192,7 @@ impl Session {
     /// # Errors
     /// If it is empty, or the context has no room for an answer behind it.
     pub fn check_length(&self, tokens: usize) -> Result<(), GenerateError> {
-        let (context, limit) = (self.engine.context(), self.engine.context_limit());
-        match tokens {
-            0 => Err(GenerateError::EmptyPrompt),
-            tokens if tokens >= context => Err(GenerateError::PromptTooLong { prompt: tokens, context, limit }),
-            _ => Ok(()),
-        }
+        check_length(&self.engine, tokens)
     }
 
     /// Processes `prompt` and generates until the answer ends; `on_event` hears of everything and may end it.
@@ -201,166 +205,82 @@ impl Session {
         request: &Request,
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<Outcome, GenerateError> {
-        let start = Instant::now();
-        let context = self.engine.context();
-        self.check_length(prompt.len())?;
-        let mut sampler =
-            Sampler::new(request.sampling.clone(), prompt)?.forbid(self.engine.tokenizer().image_token_id());
-        let cached = self.rewind(prompt, request.prefill);
-        let mut outcome = Outcome {
-            finish: Finish::Cancelled,
-            prompt_tokens: prompt.len(),
-            cached_tokens: cached,
-            generated_tokens: 0,
-            prefill_time: Duration::ZERO,
-            time_to_first_token: Duration::ZERO,
-            decode_time: Duration::ZERO,
-        };
-        if !self.process(prompt, request.prefill, on_event)? {
-            return Ok(outcome);
+        let engine = Arc::clone(&self.engine);
+        let mut generation = Generation::new(&engine, prompt, request, Instant::now())?;
+        if self.prefill != request.prefill {
+            // What one prefill approximated must not leak into answers of the other.
+            self.prefixes.clear();
+            self.prefill = request.prefill;
         }
-        self.keep_snapshot();
-        outcome.prefill_time = start.elapsed();
-        if request.max_tokens == 0 {
-            outcome.finish = Finish::Length;
-            return Ok(outcome);
+        if let Some(state) = self.prefixes.longest(prompt) {
+            generation.go_on_from(state);
         }
-        self.decode(request, &mut sampler, start, context, &mut outcome, on_event)?;
-        outcome.decode_time = start.elapsed().saturating_sub(outcome.time_to_first_token);
-        Ok(outcome)
+        let result = self.run(&engine, &mut generation, on_event);
+        let (tokens, sequence, outcome) = generation.into_parts();
+        self.prefixes.keep(&tokens, sequence.clone());
+        (self.tokens, self.sequence) = (tokens, sequence);
+        result.map(|()| outcome)
     }
 
-    /// Samples and advances until something ends the answer.
-    fn decode(
+    /// Prompt and answer; a generation that fails is left where it was.
+    fn run(
         &mut self,
-        request: &Request,
-        sampler: &mut Sampler,
-        start: Instant,
-        context: usize,
-        outcome: &mut Outcome,
+        engine: &Engine,
+        generation: &mut Generation,
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<(), GenerateError> {
+        if !generation.report(on_event) {
+            return Ok(());
+        }
+        if self.prefill == Prefill::Replay && !self.replay(engine, generation, on_event)? {
+            return Ok(());
+        }
         loop {
-            let logits = self.work.logits();
-            let id = sampler.sample(logits)?;
-            outcome.generated_tokens += 1;
-            if outcome.generated_tokens == 1 {
-                outcome.time_to_first_token = start.elapsed();
-            }
-            if self.engine.tokenizer().is_stop(id) {
-                outcome.finish = Finish::EndOfAnswer;
-                return Ok(());
-            }
-            let probabilities = request.top_logprobs.map(|top| logprobs(logits, id, top));
-            let logprobs = probabilities.as_ref().map(|(chosen, top)| (*chosen, &**top));
-            let flow = on_event(Event::Token { id, logprobs });
-            if flow != Flow::Continue {
-                outcome.finish = if flow == Flow::Stop { Finish::Stopped } else { Finish::Cancelled };
-                return Ok(());
-            }
-            if outcome.generated_tokens >= request.max_tokens || self.tokens.len() + 1 >= context {
-                outcome.finish = Finish::Length;
-                return Ok(());
-            }
-            match self.advance(&[id], LogitsOf::Last) {
+            engine.relieve();
+            let mut segments = [generation.segment(engine.prefill_chunk())];
+            let count = segments[0].tokens.len();
+            match engine.model().advance(&mut self.work, &mut segments, None) {
                 // The caller would not wait for the disk: as if it had cancelled before this token.
                 Err(StepError::Cancelled) => {
-                    outcome.finish = Finish::Cancelled;
+                    generation.cut(Finish::Cancelled);
                     return Ok(());
                 }
                 advanced => advanced?,
+            };
+            match generation.advanced(engine, count, self.work.logits(), on_event)? {
+                Progress::Goes => {}
+                Progress::Keep => self.prefixes.keep(generation.tokens(), generation.sequence().clone()),
+                Progress::Done => return Ok(()),
             }
         }
     }
 
-    /// Goes back to the longest state that is a proper prefix of `prompt`; returns its length.
-    fn rewind(&mut self, prompt: &[u32], prefill: Prefill) -> usize {
-        if self.prefill != prefill {
-            // What one prefill approximated must not leak into answers of the other.
-            self.clear();
-            self.prefill = prefill;
-        }
-        let shared = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
-        // A prompt that was cut off may have promised more tokens than this one has.
-        let owed = self.sequence.owed() > prompt.len();
-        if owed || self.sequence.roll_back(shared).is_err() {
-            self.sequence = self.return_to(shared);
-        }
-        self.tokens.truncate(self.sequence.position());
-        self.snapshots.retain(|state| state.position() <= self.tokens.len());
-        self.tokens.len()
-    }
-
-    /// The longest state kept of the first `shared` tokens: a snapshot, perhaps rolled back a little.
-    fn return_to(&self, shared: usize) -> Sequence {
-        let reach = |state: &&Sequence| state.position().min(shared);
-        let best = self.snapshots.iter().filter(|state| state.floor() <= shared).max_by_key(reach);
-        let mut state = best.cloned().unwrap_or_else(|| self.engine.model().sequence());
-        // Within reach by the choice above; were it not, starting anew is always right.
-        if state.position() > shared && state.roll_back(shared).is_err() {
-            state = self.engine.model().sequence();
-        }
-        state
-    }
-
-    /// Processes the rest of `prompt`; false if `on_event` ended it.
-    fn process(
+    /// The vendor's approximate prefill, and the first token; false if that ends the answer.
+    fn replay(
         &mut self,
-        prompt: &[u32],
-        prefill: Prefill,
+        engine: &Engine,
+        generation: &mut Generation,
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<bool, GenerateError> {
-        let (total, chunk) = (prompt.len(), self.engine.prefill_chunk());
-        let first = self.tokens.len();
-        let mut report = |done: usize| on_event(Event::Prefill { done, total }) == Flow::Continue;
-        if !report(first) {
-            return Ok(false);
-        }
-        if prefill == Prefill::Replay {
-            let engine = Arc::clone(&self.engine);
-            let rest = &prompt[first..];
-            let mut progress = |done: usize| report(first + done);
-            match engine.model().prefill_replay(&mut self.work, &mut self.sequence, rest, chunk, &mut progress) {
-                Ok(_) => {}
-                Err(StepError::Cancelled) => return Ok(false),
-                Err(error) => return Err(error.into()),
-            }
-            self.tokens.extend_from_slice(rest);
-            return Ok(true);
-        }
-        for tokens in prompt[first..].chunks(chunk) {
-            let following = total - self.tokens.len() - tokens.len();
-            let logits = if following == 0 { LogitsOf::Last } else { LogitsOf::Later(following) };
-            match self.advance(tokens, logits) {
-                Err(StepError::Cancelled) => return Ok(false),
-                advanced => advanced?,
-            }
-            if !report(self.tokens.len()) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn advance(&mut self, tokens: &[u32], logits: LogitsOf) -> Result<(), StepError> {
-        self.engine.relieve();
-        let mut segments = [Segment { sequence: &mut self.sequence, tokens, embeddings: None, logits }];
-        self.engine.model().advance(&mut self.work, &mut segments, None)?;
-        self.tokens.extend_from_slice(tokens);
-        Ok(())
-    }
-
-    fn keep_snapshot(&mut self) {
-        if self.snapshots.len() == SNAPSHOTS {
-            self.snapshots.remove(0);
-        }
-        self.snapshots.push(self.sequence.clone());
+        let (first, total) = (generation.tokens().len(), generation.prompt().len());
+        let mut sequence = generation.sequence().clone();
+        let rest = &generation.prompt()[first..];
+        let mut progress = |done: usize| on_event(Event::Prefill { done: first + done, total }) == Flow::Continue;
+        let chunk = engine.prefill_chunk();
+        match engine.model().prefill_replay(&mut self.work, &mut sequence, rest, chunk, &mut progress) {
+            Err(StepError::Cancelled) => return Ok(false),
+            replayed => replayed?,
+        };
+        generation.processed(sequence);
+        let progress = generation.prompt_done(engine, self.work.logits(), on_event)?;
+        self.prefixes.keep(generation.tokens(), generation.sequence().clone());
+        Ok(progress != Progress::Done)
     }
 
     /// Forgets all tokens.
     pub fn clear(&mut self) {
         self.sequence = self.engine.model().sequence();
         self.tokens.clear();
-        self.snapshots.clear();
+        self.prefixes.clear();
     }
 }

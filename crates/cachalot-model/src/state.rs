@@ -183,6 +183,19 @@ impl Sequence {
         }
     }
 
+    /// Visits every page that forks may share: where it is, and its bytes.
+    pub fn pages(&self, visit: &mut dyn FnMut(usize, usize)) {
+        for cache in &self.caches {
+            cache.entries.pages().chain(cache.index_keys.pages()).for_each(|(page, bytes)| visit(page, bytes));
+        }
+    }
+
+    /// Bytes that no fork shares.
+    pub fn own_bytes(&self) -> usize {
+        let StateBytes { windows, other, .. } = self.bytes();
+        windows + other
+    }
+
     /// Moves on by `count` tokens whose records have been written.
     pub(crate) fn commit(&mut self, count: usize) {
         self.position += count;

@@ -26,6 +26,8 @@ const CHUNKS: [usize; 5] = [128, 256, 512, 1024, 2048];
 const CHUNK_PART: u64 = 6;
 /// Routed experts kept where neither the system nor the user says how much memory there is.
 const EXPERTS_UNTOLD: u64 = 8 << 30;
+/// The line of sequences' states.
+const STATE: &str = "state of the context";
 /// Shortest context that is chosen where none is asked for.
 const SHORTEST_CONTEXT: usize = 4096;
 
@@ -122,6 +124,11 @@ pub enum PlanError {
 }
 
 impl MemoryPlan {
+    /// Bytes for the states of sequences: the line of that name.
+    pub fn state_bytes(&self) -> u64 {
+        self.lines.iter().filter(|line| line.what == STATE).map(|line| line.bytes).sum()
+    }
+
     /// Divides the memory there is.
     ///
     /// # Errors
@@ -226,7 +233,7 @@ impl Sizes<'_> {
         let lines = vec![
             Line { what: "weights that every token needs", bytes: self.resident },
             Line { what: "routed experts", bytes: experts },
-            Line { what: "state of the context", bytes: self.state(context) },
+            Line { what: STATE, bytes: self.state(context) },
             Line { what: "buffers of a step", bytes: buffers },
             Line { what: "reads in flight, table rows", bytes: self.reading },
             Line { what: "program and tokenizer", bytes: self.program() },

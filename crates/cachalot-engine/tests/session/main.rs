@@ -1,6 +1,7 @@
 //! Sessions and turns: going on from what was kept, stopping, refusing; on the model that ships and on fixtures.
 
 mod open;
+mod scheduling;
 mod sessions;
 mod streaming;
 mod turns;

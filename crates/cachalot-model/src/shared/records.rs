@@ -64,6 +64,11 @@ impl RecordPages {
         })
     }
 
+    /// Every page: its address, which tells shared ones, and its bytes.
+    pub fn pages(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.pages.iter().map(|page| (page.as_ptr().addr(), page.len()))
+    }
+
     /// Forgets all records from `length` on.
     pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length);

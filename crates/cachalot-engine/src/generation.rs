@@ -1,0 +1,243 @@
+//! One answer in the making: what its sequence sees next, and what its logits become.
+//!
+//! Owns the rules of prompt chunks, sampling and ends. Refuses to run the model: whoever holds it (a
+//! [`Session`](crate::session::Session), a [`Scheduler`](crate::scheduler::Scheduler) over many at once) takes
+//! [`Generation::segment`], advances it, alone or with others, and brings the logits back.
+
+use std::time::{Duration, Instant};
+
+use cachalot_model::{LogitsOf, Segment, Sequence};
+
+use crate::engine::Engine;
+use crate::sampling::{Sampler, logprobs};
+use crate::session::{Event, Finish, Flow, GenerateError, Outcome, Request};
+
+/// An answer, from the first token of its prompt that has no state yet to its end.
+pub(crate) struct Generation {
+    prompt: Vec<u32>,
+    request: Request,
+    sampler: Sampler,
+    sequence: Sequence,
+    /// Tokens that the sequence has seen.
+    tokens: Vec<u32>,
+    /// The newest token, which the sequence has not seen.
+    next: Option<u32>,
+    /// Position inside the prompt at which the state is worth keeping: others may share it.
+    stop_at: Option<usize>,
+    start: Instant,
+    outcome: Outcome,
+}
+
+/// What a step meant for a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// There is more to do.
+    Goes,
+    /// It has just come to the place whose state is worth keeping, or to the end of its prompt.
+    Keep,
+    /// It has ended.
+    Done,
+}
+
+/// Whether a prompt of `tokens` tokens can be answered.
+pub(crate) fn check_length(engine: &Engine, tokens: usize) -> Result<(), GenerateError> {
+    let (context, limit) = (engine.context(), engine.context_limit());
+    match tokens {
+        0 => Err(GenerateError::EmptyPrompt),
+        tokens if tokens >= context => Err(GenerateError::PromptTooLong { prompt: tokens, context, limit }),
+        _ => Ok(()),
+    }
+}
+
+impl Generation {
+    /// An answer to `prompt`, of which no state is known yet.
+    ///
+    /// # Errors
+    /// If the prompt is empty or too long, or a parameter is out of range.
+    pub fn new(engine: &Engine, prompt: &[u32], request: &Request, start: Instant) -> Result<Self, GenerateError> {
+        check_length(engine, prompt.len())?;
+        let sampler = Sampler::new(request.sampling.clone(), prompt)?.forbid(engine.tokenizer().image_token_id());
+        Ok(Self {
+            prompt: prompt.to_vec(),
+            request: request.clone(),
+            sampler,
+            sequence: engine.model().sequence(),
+            tokens: Vec::new(),
+            next: None,
+            stop_at: None,
+            start,
+            outcome: Outcome::nothing(prompt.len()),
+        })
+    }
+
+    /// Goes on from `sequence`, which has seen a proper prefix of the prompt.
+    pub fn go_on_from(&mut self, sequence: Sequence) {
+        let seen = sequence.position();
+        debug_assert!(seen < self.prompt.len());
+        self.tokens.clear();
+        self.tokens.extend_from_slice(&self.prompt[..seen]);
+        self.outcome.cached_tokens = seen;
+        self.sequence = sequence;
+    }
+
+    /// Reports [`Progress::Keep`] at this position of the prompt, too.
+    pub fn keep_at(&mut self, position: Option<usize>) {
+        self.stop_at = position.filter(|position| *position < self.prompt.len());
+    }
+
+    /// Tokens of the prompt that have no state yet.
+    pub fn waiting(&self) -> usize {
+        self.prompt.len().saturating_sub(self.tokens.len())
+    }
+
+    /// Tokens that the sequence has seen.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// What has been asked.
+    pub fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    /// The state.
+    pub fn sequence(&self) -> &Sequence {
+        &self.sequence
+    }
+
+    /// What it took so far.
+    pub fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// Ends it; tokens, state and outcome.
+    pub fn into_parts(mut self) -> (Vec<u32>, Sequence, Outcome) {
+        self.outcome.decode_time = match self.outcome.generated_tokens {
+            0 => Duration::ZERO,
+            _ => self.start.elapsed().saturating_sub(self.outcome.time_to_first_token),
+        };
+        (self.tokens, self.sequence, self.outcome)
+    }
+
+    /// Says how much of the prompt is done; true if the caller wants to go on.
+    pub fn report(&self, on_event: &mut dyn FnMut(Event<'_>) -> Flow) -> bool {
+        on_event(Event::Prefill { done: self.tokens.len(), total: self.prompt.len() }) == Flow::Continue
+    }
+
+    /// What the sequence sees next: of the prompt at most `most` tokens, else the newest token.
+    pub fn segment(&mut self, most: usize) -> Segment<'_> {
+        let (tokens, logits) = match &self.next {
+            Some(next) => (std::slice::from_ref(next), LogitsOf::Last),
+            None => {
+                let (first, total) = (self.tokens.len(), self.prompt.len());
+                let stop = self.stop_at.filter(|stop| *stop > first).unwrap_or(total);
+                let end = stop.min(first + most.max(1));
+                let logits = match () {
+                    () if end == total => LogitsOf::Last,
+                    // Whoever shares this place goes on with at least one token.
+                    () if stop < total => LogitsOf::Later(stop + 1 - end),
+                    () => LogitsOf::Later(total - end),
+                };
+                (&self.prompt[first..end], logits)
+            }
+        };
+        Segment { sequence: &mut self.sequence, tokens, embeddings: None, logits }
+    }
+
+    /// The sequence has seen its segment of `count` tokens; `logits` are those of the last one, where it asked for them.
+    ///
+    /// # Errors
+    /// If the logits are no numbers.
+    pub fn advanced(
+        &mut self,
+        engine: &Engine,
+        count: usize,
+        logits: &[f32],
+        on_event: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> Result<Progress, GenerateError> {
+        if let Some(next) = self.next.take() {
+            self.tokens.push(next);
+            return Ok(self.sample(engine, logits, on_event)?.unwrap_or(Progress::Goes));
+        }
+        let first = self.tokens.len();
+        self.tokens.extend_from_slice(&self.prompt[first..first + count]);
+        if self.waiting() > 0 {
+            let kept = self.stop_at == Some(self.tokens.len());
+            return Ok(match self.report(on_event) {
+                false => Progress::Done,
+                true if kept => Progress::Keep,
+                true => Progress::Goes,
+            });
+        }
+        self.prompt_done(engine, logits, on_event)
+    }
+
+    /// The prompt has been processed, whoever did it; samples the first token.
+    ///
+    /// # Errors
+    /// If the logits are no numbers.
+    pub fn prompt_done(
+        &mut self,
+        engine: &Engine,
+        logits: &[f32],
+        on_event: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> Result<Progress, GenerateError> {
+        self.outcome.prefill_time = self.start.elapsed();
+        if !self.report(on_event) {
+            return Ok(Progress::Done);
+        }
+        if self.request.max_tokens == 0 {
+            self.outcome.finish = Finish::Length;
+            return Ok(Progress::Done);
+        }
+        Ok(self.sample(engine, logits, on_event)?.unwrap_or(Progress::Keep))
+    }
+
+    /// Replaces the state, after the whole prompt, by one that another way of processing it has made.
+    pub fn processed(&mut self, sequence: Sequence) {
+        self.sequence = sequence;
+        self.tokens.clone_from(&self.prompt);
+    }
+
+    /// Ends the answer early.
+    pub fn cut(&mut self, finish: Finish) {
+        self.outcome.finish = finish;
+    }
+
+    /// Chooses the next token; [`Progress::Done`] if that ends the answer.
+    fn sample(
+        &mut self,
+        engine: &Engine,
+        logits: &[f32],
+        on_event: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> Result<Option<Progress>, GenerateError> {
+        let id = self.sampler.sample(logits)?;
+        self.outcome.generated_tokens += 1;
+        if self.outcome.generated_tokens == 1 {
+            self.outcome.time_to_first_token = self.start.elapsed();
+        }
+        if engine.tokenizer().is_stop(id) {
+            self.outcome.finish = Finish::EndOfAnswer;
+            return Ok(Some(Progress::Done));
+        }
+        let probabilities = self.request.top_logprobs.map(|top| logprobs(logits, id, top));
+        let logprobs = probabilities.as_ref().map(|(chosen, top)| (*chosen, &**top));
+        match on_event(Event::Token { id, logprobs }) {
+            Flow::Continue => {}
+            Flow::Stop => {
+                self.outcome.finish = Finish::Stopped;
+                return Ok(Some(Progress::Done));
+            }
+            Flow::Cancel => {
+                self.outcome.finish = Finish::Cancelled;
+                return Ok(Some(Progress::Done));
+            }
+        }
+        if self.outcome.generated_tokens >= self.request.max_tokens || self.tokens.len() + 1 >= engine.context() {
+            self.outcome.finish = Finish::Length;
+            return Ok(Some(Progress::Done));
+        }
+        self.next = Some(id);
+        Ok(None)
+    }
+}

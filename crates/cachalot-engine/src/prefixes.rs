@@ -1,0 +1,106 @@
+//! States kept of prompts and answers, so that what begins alike is not processed again.
+//!
+//! Owns which states are kept within a budget of bytes: the least recently used goes first. States are forks of one
+//! another and share pages; each page counts once. Refuses to decide what a state holds: the model does.
+
+use std::collections::HashSet;
+
+use cachalot_model::Sequence;
+
+/// States by the tokens that they have seen.
+pub struct Prefixes {
+    kept: Vec<Kept>,
+    /// Bytes of all of them together.
+    budget: u64,
+    clock: u64,
+}
+
+struct Kept {
+    tokens: Vec<u32>,
+    state: Sequence,
+    used: u64,
+}
+
+impl Kept {
+    /// How much of `prompt` need not be processed again when going on from here: at least its last token always must.
+    fn reach(&self, prompt: &[u32]) -> usize {
+        let shared = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        // A prompt that was cut off may have promised more tokens than this one has.
+        let usable = self.state.floor() <= shared && self.state.owed() <= prompt.len();
+        if usable { self.state.position().min(shared) } else { 0 }
+    }
+}
+
+impl Prefixes {
+    /// Nothing yet, and never more than `budget` bytes.
+    pub fn new(budget: u64) -> Self {
+        Self { kept: Vec::new(), budget, clock: 0 }
+    }
+
+    /// A fork of the state that spares most of `prompt` (which is not empty), rolled back to what the two share.
+    pub fn longest(&mut self, prompt: &[u32]) -> Option<Sequence> {
+        let reaches = self.kept.iter().enumerate().map(|(index, kept)| (kept.reach(prompt), kept.used, index));
+        let (reach, _, index) = reaches.max().filter(|(reach, ..)| *reach > 0)?;
+        self.clock += 1;
+        self.kept[index].used = self.clock;
+        let mut state = self.kept[index].state.clone();
+        // Within reach, as was just checked; were it not, starting anew is always right.
+        (state.position() == reach || state.roll_back(reach).is_ok()).then_some(state)
+    }
+
+    /// Keeps `state`, which has seen `tokens`.
+    pub fn keep(&mut self, tokens: &[u32], state: Sequence) {
+        if state.position() == 0 {
+            return;
+        }
+        self.clock += 1;
+        // What the new state can do as well: be rolled back to, or be gone on from.
+        let replaced = |kept: &Kept| {
+            let reached = (state.floor()..=state.position()).contains(&kept.tokens.len());
+            reached && state.owed() <= kept.state.owed() && tokens.starts_with(&kept.tokens)
+        };
+        self.kept.retain(|kept| !replaced(kept));
+        self.kept.push(Kept { tokens: tokens.to_vec(), state, used: self.clock });
+        self.shrink(self.budget);
+    }
+
+    /// Drops the states longest unused until the rest takes at most `bytes`.
+    pub fn shrink(&mut self, bytes: u64) {
+        while self.bytes() > bytes {
+            let oldest = self.kept.iter().enumerate().min_by_key(|(_, kept)| kept.used).map(|(index, _)| index);
+            let Some(oldest) = oldest else { return };
+            self.kept.swap_remove(oldest);
+        }
+    }
+
+    /// Bytes of all states; pages that several share count once.
+    pub fn bytes(&self) -> u64 {
+        let mut seen = HashSet::new();
+        let mut bytes = 0;
+        for kept in &self.kept {
+            bytes += kept.state.own_bytes() + kept.tokens.len() * size_of::<u32>();
+            kept.state.pages(&mut |page, size| bytes += if seen.insert(page) { size } else { 0 });
+        }
+        bytes as u64
+    }
+
+    /// States kept.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Tokens of the longest state kept.
+    pub fn longest_tokens(&self) -> usize {
+        self.kept.iter().map(|kept| kept.tokens.len()).max().unwrap_or(0)
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.kept.clear();
+    }
+}
