@@ -73,8 +73,8 @@ pub enum Piece {
     CallStart(usize),
     /// More of its arguments.
     CallArguments(usize, String),
-    /// It is complete.
-    CallEnd(usize),
+    /// The newest call is complete.
+    CallEnd,
 }
 
 /// What a turn of [`Answer::next`] brought.
@@ -164,7 +164,7 @@ impl Answer {
                 if let Some(call) = self.calls.last_mut() {
                     call.complete = true;
                 }
-                Piece::CallEnd(self.calls.len().saturating_sub(1))
+                Piece::CallEnd
             }
         }
     }

@@ -227,12 +227,13 @@ impl Ear {
         if !finish.events.is_empty() && !self.call_ended {
             self.outputs(finish.events);
         }
-        self.tell(Update::Done(Box::new(Done {
+        let done = Done {
             finish: finish.reason,
             outcome,
             completion_tokens: self.completion_tokens,
             reasoning_tokens: self.reasoning_tokens,
             sampled: std::mem::take(&mut self.sampled),
-        })));
+        };
+        self.tell(Update::Done(Box::new(done)));
     }
 }

@@ -12,7 +12,7 @@ use crate::api::completions::{Completion, CompletionRequest};
 use crate::api::json;
 use crate::api::messages::{Message, TokenCount};
 use crate::api::models::{Model, ModelList};
-use crate::api::responses::{Deleted, ResponseObjectSchema};
+use crate::api::responses::{Deleted, ResponseBody};
 use crate::error::{ErrorBody, MessagesErrorBody};
 use crate::status::{Health, ServerStatus};
 
@@ -64,8 +64,8 @@ macro_rules! route {
 
 route!(chat_completions, post, "/v1/chat/completions", "OpenAI Chat Completions", Object, ChatCompletion, ErrorBody);
 route!(completions, post, "/v1/completions", "Raw completions", CompletionRequest, Completion, ErrorBody);
-route!(create_response, post, "/v1/responses", "OpenAI Responses", Object, ResponseObjectSchema, ErrorBody);
-route!(get_response, get, "/v1/responses/{id}", "A stored response", ResponseObjectSchema, id);
+route!(create_response, post, "/v1/responses", "OpenAI Responses", Object, ResponseBody, ErrorBody);
+route!(get_response, get, "/v1/responses/{id}", "A stored response", ResponseBody, id);
 route!(delete_response, delete, "/v1/responses/{id}", "Drop a stored response", Deleted, id);
 route!(create_message, post, "/v1/messages", "Anthropic Messages", Object, Message, MessagesErrorBody);
 route!(count_tokens, post, "/v1/messages/count_tokens", "Length of a prompt", Object, TokenCount, MessagesErrorBody);

@@ -10,7 +10,6 @@ use crate::error::{ApiError, Style};
 #[derive(RustEmbed)]
 #[folder = "web/"]
 #[allow_missing = true]
-#[exclude = "*.md"]
 struct Files;
 
 /// `GET /`.

@@ -23,7 +23,7 @@ use tokio_io_timeout::TimeoutStream;
 use crate::app::{App, router};
 use crate::backend::{Backend, ModelCard};
 use crate::gate::Peer;
-use crate::options::ServerOptions;
+use crate::options::{Limits, ServerOptions};
 
 /// How long the head of a request may take.
 const HEAD_TIME: Duration = Duration::from_secs(30);
@@ -176,7 +176,7 @@ async fn serve(listener: TcpListener, app: Arc<App>, mut stop: watch::Receiver<b
                 continue;
             }
         };
-        let connection = graceful.watch(connection(&app, stream, peer, service.clone()));
+        let connection = graceful.watch(connection(app.options.limits, stream, peer, service.clone()));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, %peer, "a connection ended early");
@@ -193,13 +193,12 @@ type Connection<S> = http1::Connection<TokioIo<Pin<Box<TimeoutStream<TcpStream>>
 
 /// One connection.
 fn connection(
-    app: &App,
+    limits: Limits,
     stream: TcpStream,
     peer: SocketAddr,
     service: TowerToHyperService<axum::Router>,
 ) -> Connection<impl Service<hyper::Request<Incoming>, Response = axum::response::Response, Error = std::convert::Infallible, Future: Send>>
 {
-    let limits = &app.options.limits;
     // Small events should leave at once; if that cannot be had they leave a little later.
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);

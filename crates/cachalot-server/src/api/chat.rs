@@ -293,7 +293,7 @@ impl Narrator for ChatNarrator {
             Piece::CallArguments(index, arguments) => {
                 (Self::call(index, ChatFunctionCall { name: None, arguments }, None), None)
             }
-            Piece::CallEnd(_) => return,
+            Piece::CallEnd => return,
         };
         out.data(&self.chunk(delta, logprobs));
     }

@@ -66,8 +66,6 @@ pub struct CompletionRequest {
     logprobs: Option<u8>,
     echo: Option<bool>,
     logit_bias: Option<Map<String, Value>>,
-    /// For hosts.
-    user: Option<Value>,
     #[serde(flatten)]
     #[schema(ignore)]
     others: Map<String, Value>,
@@ -290,7 +288,7 @@ const REFUSED: [&str; 9] = [
     "structured_outputs",
 ];
 /// Fields for hosts.
-const HOSTING: [&str; 3] = ["metadata", "service_tier", "store"];
+const HOSTING: [&str; 4] = ["metadata", "service_tier", "store", "user"];
 
 fn ready(app: &App, body: &str) -> Result<Ready, ApiError> {
     let request: CompletionRequest = parse(body)?;

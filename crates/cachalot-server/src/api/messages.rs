@@ -244,7 +244,7 @@ impl Narrator for MessagesNarrator {
             Piece::CallArguments(_, text) => {
                 self.delta(&value!({"type": "input_json_delta", "partial_json": text}), out);
             }
-            Piece::CallEnd(_) => self.close(out),
+            Piece::CallEnd => self.close(out),
         }
     }
 

@@ -216,7 +216,7 @@ fn sampling(fields: &mut Fields, extras: &mut Extras) -> Result<(), RequestError
     let invalid = |name: &str, range: &str| {
         RequestError::Invalid(format!("Invalid {name} value, the valid range of {name} is {range}"))
     };
-    let mut number = |name: &str, range: &str, valid: &dyn Fn(f64) -> bool| match fields.get(name) {
+    let number = |name: &str, range: &str, valid: &dyn Fn(f64) -> bool| match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => match value.as_f64().filter(|value| valid(*value)) {
             Some(value) => Ok(Some(value)),

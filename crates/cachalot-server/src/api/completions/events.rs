@@ -66,11 +66,12 @@ impl Telling {
                 continue;
             }
             let keep_alive = self.keep_alive;
-            let all = self.going.iter_mut().map(|(_, choosing, _)| Box::pin(choosing.answer.next(&mut choosing.updates)));
-            let first = timeout(keep_alive, select_all(all)).await;
+            let all =
+                self.going.iter_mut().map(|(_, choosing, _)| Box::pin(choosing.answer.next(&mut choosing.updates)));
+            let first = timeout(keep_alive, select_all(all)).await.map(|(step, place, _)| (step, place));
             match first {
                 Err(_) => out.comment("keep-alive"),
-                Ok((step, place, _)) => self.step(step, place, &mut out),
+                Ok((step, place)) => self.step(step, place, &mut out),
             }
         }
         Some(out)

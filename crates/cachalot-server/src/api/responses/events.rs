@@ -155,7 +155,7 @@ impl Narrator for ResponsesNarrator {
                 }
                 CallKind::ToolSearch => {}
             },
-            Piece::CallEnd(_) => self.close(answer, out),
+            Piece::CallEnd => self.close(answer, out),
         }
     }
 

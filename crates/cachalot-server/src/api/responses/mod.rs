@@ -28,8 +28,8 @@ use crate::generation::Done;
 use crate::prepare::{Asked, Prepared, ignored_header, on_a_thread, prepared, turn_ended};
 use crate::sse::stream;
 use events::ResponsesNarrator;
-pub use object::ResponseObject;
-use object::{Echo, Items};
+pub use object::ResponseBody;
+use object::{Echo, Items, ResponseObject};
 use store::Stored;
 
 /// What the server itself reads of a request; the conversation is converted from the whole body.
