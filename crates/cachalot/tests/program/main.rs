@@ -6,5 +6,6 @@ mod forward;
 mod interrupt;
 mod others;
 mod run;
+mod serve;
 mod support;
 mod v4;
