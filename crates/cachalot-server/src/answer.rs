@@ -104,7 +104,9 @@ impl Answer {
                 (self.usage.prompt, self.usage.cached) = (prompt, cached);
                 Ok(Step::Started)
             }
-            Some(Update::Output(outputs)) => Ok(Step::Pieces(outputs.into_iter().map(|output| self.take(output)).collect())),
+            Some(Update::Output(outputs)) => {
+                Ok(Step::Pieces(outputs.into_iter().map(|output| self.take(output)).collect()))
+            }
             Some(Update::Done(done)) => {
                 let outcome = &done.outcome;
                 self.usage = Usage {

@@ -248,7 +248,10 @@ fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(header::VARY, HeaderValue::from_static("origin"));
     let fixed = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, x-api-key, anthropic-version, anthropic-beta"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "authorization, content-type, x-api-key, anthropic-version, anthropic-beta",
+        ),
         (header::ACCESS_CONTROL_EXPOSE_HEADERS, "x-request-id, x-cachalot-ignored"),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ];
@@ -263,10 +266,12 @@ mod tests {
 
     #[test]
     fn hosts_are_addresses_or_the_machine_itself() {
-        for own in ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080", "[::1]", "10.0.0.7:80", "localhost.:80"] {
+        for own in ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080", "[::1]", "10.0.0.7:80", "localhost.:80"]
+        {
             assert!(is_own_name(host_name(own)), "{own}");
         }
-        for foreign in ["evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "", "[evil]:1", ":80"] {
+        for foreign in ["evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "", "[evil]:1", ":80"]
+        {
             assert!(!is_own_name(host_name(foreign)), "{foreign}");
         }
     }

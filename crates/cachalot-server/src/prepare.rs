@@ -166,7 +166,8 @@ fn check_schema(app: &App, what: &str, schema: &str) -> Result<(), ApiError> {
     }
     let depth = depth(schema);
     if depth > limits.schema_depth {
-        let message = format!("{what} is nested {depth} levels deep; this server takes at most {}", limits.schema_depth);
+        let message =
+            format!("{what} is nested {depth} levels deep; this server takes at most {}", limits.schema_depth);
         return Err(ApiError::invalid(message).with_code("schema_too_deep"));
     }
     Ok(())

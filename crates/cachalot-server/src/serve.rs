@@ -197,8 +197,14 @@ fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     service: TowerToHyperService<axum::Router>,
-) -> Connection<impl Service<hyper::Request<Incoming>, Response = axum::response::Response, Error = std::convert::Infallible, Future: Send>>
-{
+) -> Connection<
+    impl Service<
+        hyper::Request<Incoming>,
+        Response = axum::response::Response,
+        Error = std::convert::Infallible,
+        Future: Send,
+    >,
+> {
     // Small events should leave at once; if that cannot be had they leave a little later.
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);

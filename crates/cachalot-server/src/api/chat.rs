@@ -264,9 +264,7 @@ impl ChatNarrator {
 impl Narrator for ChatNarrator {
     fn start(&mut self, answer: &Answer, out: &mut Frames) {
         let delta = match answer.starts_in_reasoning {
-            true => {
-                Delta { content: Some(None), reasoning_content: Some(Some(String::new())), ..Delta::default() }
-            }
+            true => Delta { content: Some(None), reasoning_content: Some(Some(String::new())), ..Delta::default() },
             false => Self::content(answer, String::new()),
         };
         out.data(&self.chunk(Delta { role: Some("assistant"), ..delta }, None));

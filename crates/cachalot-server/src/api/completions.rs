@@ -358,7 +358,11 @@ fn ask(
         top_logprobs: logprobs.map(usize::from),
     };
     let shown = ids.strip_prefix(&[tokenizer.markers().bos]).unwrap_or(&ids);
-    let echo = if echo { tokenizer.decode(shown).map_err(|error| ApiError::invalid(error.to_string()))? } else { String::new() };
+    let echo = if echo {
+        tokenizer.decode(shown).map_err(|error| ApiError::invalid(error.to_string()))?
+    } else {
+        String::new()
+    };
     Ok(Ask { ids, engine, echo })
 }
 
@@ -409,7 +413,10 @@ fn encode(app: &App, prompts: Option<Prompts>, suffix: Option<&str>) -> Result<V
             return Err(ApiError::field("suffix", "suffix needs a prompt that is one text"));
         };
         if [FIM_BEGIN, FIM_HOLE, FIM_END].iter().any(|token| tokenizer.added_id(token).is_none()) {
-            return Err(ApiError::field("suffix", "suffix is not supported: this model has no tokens to fill in the middle"));
+            return Err(ApiError::field(
+                "suffix",
+                "suffix is not supported: this model has no tokens to fill in the middle",
+            ));
         }
         return Ok(vec![prompt::fill_in_middle(tokenizer, &before, suffix)?.ids]);
     }
@@ -424,7 +431,9 @@ fn encode(app: &App, prompts: Option<Prompts>, suffix: Option<&str>) -> Result<V
     let encoded: Vec<Vec<u32>> = match prompts {
         Prompts::Text(prompt) => vec![text(&prompt)?],
         Prompts::Ids(prompt) => vec![ids(prompt)?],
-        Prompts::Texts(prompts) if prompts.len() <= most => prompts.iter().map(|prompt| text(prompt)).collect::<Result<_, _>>()?,
+        Prompts::Texts(prompts) if prompts.len() <= most => {
+            prompts.iter().map(|prompt| text(prompt)).collect::<Result<_, _>>()?
+        }
         Prompts::IdLists(prompts) if prompts.len() <= most => prompts.into_iter().map(ids).collect::<Result<_, _>>()?,
         Prompts::Texts(_) | Prompts::IdLists(_) => {
             return Err(ApiError::field("prompt", format!("too many prompts; this server takes at most {most}")));

@@ -11,7 +11,11 @@ fn raw_text_comes_out_as_it_was_made() {
     let (server, playback) = playing(Family::V41, Default::default());
     let text = "</think> 2+2=4\n\n<｜DSML｜ calls>";
     playback.plays(&written(Family::V41, text));
-    let reply = post(server.address, "/v1/completions", &json!({"prompt": "<｜User｜>Hello", "max_tokens": 50, "stop": "never"}));
+    let reply = post(
+        server.address,
+        "/v1/completions",
+        &json!({"prompt": "<｜User｜>Hello", "max_tokens": 50, "stop": "never"}),
+    );
     let body = reply.json();
     assert_eq!((reply.status, &body["choices"][0]["text"]), (200, &json!(text)), "{reply:?}");
     assert_eq!((&body["object"], &body["choices"][0]["finish_reason"]), (&json!("text_completion"), &json!("stop")));
@@ -33,7 +37,8 @@ fn several_prompts_are_answered_each_with_its_index() {
     playback.plays(&written(Family::V41, "one two three"));
     for prompt in [json!(["a", "b"]), json!([[5, 6], [7]])] {
         let body = post(server.address, "/v1/completions", &json!({"prompt": prompt, "max_tokens": 9})).json();
-        let indices: Vec<_> = body["choices"].as_array().unwrap().iter().map(|choice| choice["index"].clone()).collect();
+        let indices: Vec<_> =
+            body["choices"].as_array().unwrap().iter().map(|choice| choice["index"].clone()).collect();
         assert_eq!(indices, [0, 1]);
         assert_eq!(body["usage"]["completion_tokens"], 6);
     }
@@ -137,12 +142,16 @@ fn a_prompt_is_counted_without_an_answer() {
 fn a_client_that_wants_one_call_gets_one() {
     let (server, playback) = playing(Family::V41, Default::default());
     let call = |city: &str| {
-        format!("<｜DSML｜ invoke name=\"w\">\n<｜DSML｜ parameter name=\"city\" string=\"true\">{city}</｜DSML｜ parameter>\n</｜DSML｜ invoke>\n")
+        format!(
+            "<｜DSML｜ invoke name=\"w\">\n<｜DSML｜ parameter name=\"city\" string=\"true\">{city}</｜DSML｜ parameter>\n</｜DSML｜ invoke>\n"
+        )
     };
-    let ids = written(Family::V41, &format!("\n\n<｜DSML｜ calls>\n{}{}</｜DSML｜ calls>", call("Paris"), call("Rome")));
+    let ids =
+        written(Family::V41, &format!("\n\n<｜DSML｜ calls>\n{}{}</｜DSML｜ calls>", call("Paris"), call("Rome")));
     playback.set(Play { ids: ids.clone(), prompt_tokens: 10, ..Play::default() });
     let tools = json!([{"type": "function", "function": {"name": "w", "parameters": {"type": "object"}}}]);
-    let mut body = json!({"messages": [{"role": "user", "content": "hi"}], "tools": tools, "thinking": {"type": "disabled"}});
+    let mut body =
+        json!({"messages": [{"role": "user", "content": "hi"}], "tools": tools, "thinking": {"type": "disabled"}});
     let calls = |body: &Value| {
         let message = post(server.address, "/v1/chat/completions", body).json()["choices"][0]["message"].clone();
         message["tool_calls"].as_array().map_or(0, Vec::len)

@@ -28,7 +28,9 @@ fn chat_turns_are_replayed_token_for_token() {
     let sampled = written(Family::V41, SAMPLED);
     playback.plays(&sampled);
     let question = json!({"role": "user", "content": "Weather?"});
-    let ask = |messages: Value| post(server.address, "/v1/chat/completions", &json!({"messages": messages, "tools": tools("chat")}));
+    let ask = |messages: Value| {
+        post(server.address, "/v1/chat/completions", &json!({"messages": messages, "tools": tools("chat")}))
+    };
     let reply = ask(json!([question])).json();
     let (first, _) = playback.last_asked();
     let message = reply["choices"][0]["message"].clone();

@@ -76,7 +76,10 @@ fn custom_tools_take_free_text() {
     assert_eq!(deltas, text);
     let (_, last) = reply.events().pop().unwrap();
     let call = &last["response"]["output"][0];
-    assert_eq!((&call["type"], &call["name"], &call["input"]), (&json!("custom_tool_call"), &json!("sql"), &json!(text)));
+    assert_eq!(
+        (&call["type"], &call["name"], &call["input"]),
+        (&json!("custom_tool_call"), &json!("sql"), &json!(text))
+    );
 
     // The call and its result come back.
     let output = json!({"type": "custom_tool_call_output", "call_id": call["call_id"], "output": "3 rows"});
@@ -99,6 +102,9 @@ fn a_stream_that_fails_says_so_in_the_form_of_its_api() {
     let read = asked.read_until("event: response.failed");
     let data = asked.read_until("\n\n");
     let data: Value = serde_json::from_str(data.trim().strip_prefix("data: ").unwrap()).unwrap();
-    assert_eq!((&data["response"]["status"], data["response"]["error"]["message"].is_string()), (&json!("failed"), true));
+    assert_eq!(
+        (&data["response"]["status"], data["response"]["error"]["message"].is_string()),
+        (&json!("failed"), true)
+    );
     assert!(!read.contains("response.completed"));
 }

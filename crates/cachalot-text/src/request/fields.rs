@@ -314,9 +314,10 @@ fn responses(fields: &mut Fields, extras: &mut Extras) {
     let none_left = tools.is_empty();
     if let Some(Value::Object(choice)) = fields.get_mut("tool_choice") {
         let kind = choice.get("type").and_then(Value::as_str).unwrap_or_default();
-        let ours = choice.get("name").and_then(Value::as_str).is_some_and(|name| {
-            extras.custom_tools.iter().any(|custom| custom == name)
-        });
+        let ours = choice
+            .get("name")
+            .and_then(Value::as_str)
+            .is_some_and(|name| extras.custom_tools.iter().any(|custom| custom == name));
         if kind == "custom" && ours {
             choice.insert("type".to_owned(), "function".into());
         } else if none_left || !matches!(kind, "function" | "custom" | "allowed_tools") {

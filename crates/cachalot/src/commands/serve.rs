@@ -244,7 +244,8 @@ fn options(args: &ServeArgs) -> anyhow::Result<ServerOptions> {
 fn keys(args: &AccessArgs) -> anyhow::Result<Keys> {
     let mut keys = args.api_key.clone();
     if let Some(path) = &args.api_key_file {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read keys from {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read keys from {}", path.display()))?;
         keys.extend(text.lines().map(str::to_owned));
         if Keys::new(&keys).is_empty() {
             bail!("{} holds no key", path.display());

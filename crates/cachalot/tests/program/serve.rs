@@ -24,7 +24,8 @@ fn start(command: &mut Command) -> (Child, String, BufReader<std::process::Child
 fn ask(address: &str, path: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("connects");
     let length = body.len();
-    let head = format!("POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    let head =
+        format!("POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
     stream.write_all((head + body).as_bytes()).expect("sent");
     let mut reply = String::new();
     stream.read_to_string(&mut reply).expect("UTF-8");
@@ -34,7 +35,8 @@ fn ask(address: &str, path: &str, body: &str) -> String {
 #[cfg(unix)]
 #[test]
 fn it_answers_tells_about_itself_and_stops_when_told() {
-    let (_folder, config) = file("port = 0\nname = \"from-file\"\nalias = [\"other\"]\ngrace = 5\nlog-format = \"json\"\n");
+    let (_folder, config) =
+        file("port = 0\nname = \"from-file\"\nalias = [\"other\"]\ngrace = 5\nlog-format = \"json\"\n");
     let mut command = program(&["serve", "--config", &config, "--threads", "1"]);
     command.env("CACHALOT_NAME", "from-environment").env("CACHALOT_API_KEY", "the-key");
     let (child, address, mut err) = start(&mut command);

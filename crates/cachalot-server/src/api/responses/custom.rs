@@ -85,7 +85,8 @@ fn text_length(bytes: &[u8]) -> (usize, bool) {
             (b'"', _) => return (at, true),
             (b'\\', Some(b'u')) => {
                 let high = bytes.get(at + 2..at + 4).is_some_and(|digits| {
-                    digits[0].eq_ignore_ascii_case(&b'd') && matches!(digits[1], b'8' | b'9' | b'a' | b'b' | b'A' | b'B')
+                    digits[0].eq_ignore_ascii_case(&b'd')
+                        && matches!(digits[1], b'8' | b'9' | b'a' | b'b' | b'A' | b'B')
                 });
                 if high { 12 } else { 6 }
             }
