@@ -163,7 +163,7 @@ pub enum OpenError {
 /// A model that can be talked to. Shared by its sessions.
 pub struct Engine {
     model: Model,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     experts: Arc<StreamedExperts>,
     rows: Arc<CheckpointRows>,
     /// Absent if all layers are kept.
@@ -272,7 +272,7 @@ impl Engine {
         Ok(Self {
             store: store.map(Arc::new),
             model,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             experts,
             rows,
             layers,
@@ -299,6 +299,11 @@ impl Engine {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// The tokenizer, for whoever needs it beyond a call.
+    pub fn shared_tokenizer(&self) -> Arc<Tokenizer> {
+        Arc::clone(&self.tokenizer)
     }
 
     /// Most tokens of a sequence: what was asked for, at most what the model goes up to.

@@ -12,7 +12,9 @@ use crate::commands::{
     forward::ForwardArgs,
     inspect::InspectArgs,
     plan::PlanArgs,
+    ps::PsArgs,
     run::RunArgs,
+    serve::ServeArgs,
     synth::SynthArgs,
     trace::TraceArgs,
 };
@@ -25,6 +27,7 @@ Examples:
   cachalot run --model DIR --file notes.txt \"Sum up:\" the file is appended to the prompt
   git diff | cachalot run --model DIR \"Review this:\"  so is what is piped in
   cachalot chat --model DIR                           a conversation
+  cachalot serve --model DIR                          an HTTP server for programs, and a chat page
   cachalot inspect DIR                                what the checkpoint holds
   cachalot plan DIR --memory 24G --context 128k       what fits where, and how fast it will run
   cachalot bench kernels                              how fast this machine is, and how fast it could be
@@ -52,6 +55,10 @@ pub enum Command {
     Run(RunArgs),
     /// Hold a conversation
     Chat(ChatArgs),
+    /// Serve the model over HTTP: the APIs of OpenAI and Anthropic, and a chat page
+    Serve(ServeArgs),
+    /// Show what a running server is doing
+    Ps(PsArgs),
     /// Show what a checkpoint holds
     Inspect(InspectArgs),
     /// Show what fits where, how fast it will run, and what limits it
@@ -202,6 +209,7 @@ impl Command {
     pub fn wants_json(&self) -> bool {
         match self {
             Self::Run(args) => args.json,
+            Self::Ps(args) => args.json,
             Self::Inspect(args) => args.json,
             Self::Plan(args) => args.json,
             Self::Bench(args) => match &args.what {
@@ -210,7 +218,7 @@ impl Command {
                 What::Abilities(args) => args.json,
             },
             Self::Trace(args) => args.wants_json(),
-            Self::Chat(_) | Self::Forward(_) | Self::Synth(_) | Self::Completions { .. } => false,
+            Self::Chat(_) | Self::Serve(_) | Self::Forward(_) | Self::Synth(_) | Self::Completions { .. } => false,
         }
     }
 }

@@ -7,5 +7,6 @@ mod forward;
 mod interrupt;
 mod others;
 mod run;
+mod serve;
 mod support;
 mod v4;
