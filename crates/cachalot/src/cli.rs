@@ -18,6 +18,7 @@ use crate::commands::{
     synth::SynthArgs,
     trace::TraceArgs,
 };
+use crate::rehearsal::Rehearsal;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,7 +37,7 @@ Examples:
 Standard output carries only the answer; reasoning, progress and figures go to standard error.
 
 Exit codes: 0 done, 1 failure, 2 the command line is wrong, 130 interrupted (Ctrl-C).
-Environment: NO_COLOR turns colours off.";
+Environment: NO_COLOR turns colours off; CACHALOT_KEEP stands for --keep.";
 
 /// Runs the DeepSeek V4 family on your own machine: no conversion, no network.
 #[derive(Debug, Parser)]
@@ -117,7 +118,7 @@ impl From<Cache> for cachalot_engine::CacheChoice {
 }
 
 /// Where the model runs and how.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
     /// How linear layers treat their inputs
@@ -146,6 +147,10 @@ pub struct EngineArgs {
     /// Never read experts on a guess of what the next layer will want, even where that pays
     #[arg(long)]
     pub no_guess: bool,
+
+    /// Rehearse a disk that fails: eio@400..500 or delay=30@400..401, counted in reads since the model was opened
+    #[arg(long, value_name = "FAULT", value_parser = Rehearsal::parse, hide = true)]
+    pub fault: Option<Rehearsal>,
 }
 
 /// What the model may take.
@@ -169,6 +174,17 @@ impl From<MemoryArgs> for MemoryRequest {
     fn from(args: MemoryArgs) -> Self {
         Self { memory: args.memory, context: args.context.map(|context| context as usize), experts: args.expert_cache }
     }
+}
+
+/// What is kept between runs.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Memory")]
+pub struct KeepArgs {
+    /// Most disk space for the states of prompts and answers, so that what begins alike is not processed again; 0 for none
+    ///
+    /// They lie in the user's cache directory, readable by the user only, and hold what was said.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "4G", env = "CACHALOT_KEEP")]
+    pub keep: u64,
 }
 
 /// The checkpoint.

@@ -13,7 +13,7 @@ use cachalot_server::{Backend, DEFAULT_PORT, Keys, Limits, ModelCard, Server, Se
 use cachalot_text::conversation::EffortTexts;
 use clap::{Args, ValueEnum};
 
-use crate::cli::{EngineArgs, ModelArgs};
+use crate::cli::{EngineArgs, KeepArgs, ModelArgs};
 use crate::open;
 use crate::text_args::EffortTextsArg;
 
@@ -68,6 +68,8 @@ pub struct ServeArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    pub keep: KeepArgs,
 }
 
 /// Who is let in.
@@ -199,7 +201,7 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         (None, None) => "cachalot-nano".to_owned(),
     };
     start_log(&args.logs);
-    let engine = Arc::new(open::model(&args.model, &args.engine, false)?);
+    let engine = Arc::new(open::keeping(&args.model, &args.engine, args.keep, false)?);
     let thinks = if args.model.thinks() { !args.text.no_think } else { args.text.think };
     let mut card = ModelCard::new(&engine, name, thinks);
     card.aliases.clone_from(&args.alias);

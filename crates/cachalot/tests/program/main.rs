@@ -2,6 +2,7 @@
 
 mod chat;
 mod damage;
+mod faults;
 mod forward;
 mod interrupt;
 mod others;
