@@ -44,8 +44,12 @@ fn the_model_answers_through_every_api() {
 
     let message = post(server.address, "/v1/messages", &question(json!({}))).json();
     assert_eq!(message["content"][0]["text"], text);
-    // The second and third time the prompt was known, but for what has to be seen anew.
-    assert!(message["usage"]["cache_read_input_tokens"].as_u64().unwrap() > 0, "{message}");
+
+    let mut next = question(json!({}));
+    let turns = [json!({"role": "assistant", "content": text}), json!({"role": "user", "content": "And of France?"})];
+    next["messages"].as_array_mut().unwrap().extend(turns);
+    let next = post(server.address, "/v1/messages", &next).json();
+    assert!(next["usage"]["cache_read_input_tokens"].as_u64().unwrap() > 0, "{next}");
 
     let body = json!({"input": "What is the capital of Japan?", "temperature": 0, "max_output_tokens": 12});
     let response = post(server.address, "/v1/responses", &body).json();
