@@ -20,6 +20,7 @@ use cachalot_text::conversation::EffortTexts;
 use cachalot_text::tokenizer::MAX_FILE_BYTES;
 use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 
+use crate::constraint::Constraints;
 use crate::disk::Disk;
 use crate::hot::HotList;
 use crate::planner::units::tokens;
@@ -149,6 +150,7 @@ pub enum OpenError {
 pub struct Engine {
     model: Model,
     tokenizer: Tokenizer,
+    constraints: Constraints,
     experts: Arc<StreamedExperts>,
     rows: Arc<CheckpointRows>,
     reader: Arc<Reader>,
@@ -234,6 +236,7 @@ impl Engine {
         Ok(Self {
             model,
             tokenizer,
+            constraints: Constraints::default(),
             experts,
             rows,
             reader,
@@ -254,6 +257,11 @@ impl Engine {
     /// The model.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// Constraints compiled for this model.
+    pub(crate) fn constraints(&self) -> &Constraints {
+        &self.constraints
     }
 
     /// The tokenizer.

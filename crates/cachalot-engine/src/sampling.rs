@@ -102,6 +102,15 @@ pub struct LogProb {
     pub logprob: f64,
 }
 
+/// Which tokens may be chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// All but these.
+    AllBut(Vec<u32>),
+    /// Those whose bits are set: bit `id % 32` of number `id / 32`.
+    Only(Vec<u32>),
+}
+
 /// Draws the tokens of one answer.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -141,20 +150,49 @@ impl Sampler {
     /// # Errors
     /// If a logit is no number or none is finite.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SamplingError> {
+        self.sample_among(logits, &Allowed::AllBut(Vec::new()))?.ok_or(SamplingError::NotFinite)
+    }
+
+    /// Chooses the next token among those `allowed`; none if no token is. All parameters apply to what is allowed.
+    ///
+    /// # Errors
+    /// If a logit is no number or none is finite.
+    pub fn sample_among(&mut self, logits: &[f32], allowed: &Allowed) -> Result<Option<u32>, SamplingError> {
         if logits.iter().any(|logit| logit.is_nan()) {
             return Err(SamplingError::NotFinite);
         }
         self.candidates.clear();
         self.candidates.extend(logits.iter().enumerate().map(|(id, &logit)| (f64::from(logit), id as u32)));
         self.penalise();
-        if let Some((logit, _)) = self.forbidden.and_then(|id| self.candidates.get_mut(id as usize)) {
-            *logit = f64::NEG_INFINITY;
+        if !self.candidates.iter().any(|(logit, _)| logit.is_finite()) {
+            return Err(SamplingError::NotFinite);
         }
+        self.rule_out(allowed);
         let best = self.candidates.iter().copied().reduce(|a, b| if b.0 > a.0 { b } else { a });
-        let Some((max, best)) = best.filter(|(max, _)| max.is_finite()) else { return Err(SamplingError::NotFinite) };
+        let Some((max, best)) = best.filter(|(max, _)| *max > f64::NEG_INFINITY) else { return Ok(None) };
+        if !max.is_finite() {
+            return Err(SamplingError::NotFinite);
+        }
         let id = if self.params.temperature == 0.0 { best } else { self.draw(max) };
         *self.seen.entry(id).or_default() += 1;
-        Ok(id)
+        Ok(Some(id))
+    }
+
+    fn rule_out(&mut self, allowed: &Allowed) {
+        let forbidden = self.forbidden.as_slice();
+        let ids = match allowed {
+            Allowed::AllBut(ids) => ids.as_slice(),
+            Allowed::Only(bits) => {
+                let set = |id: u32| bits.get(id as usize / 32).is_some_and(|bits| bits >> (id % 32) & 1 == 1);
+                self.candidates.retain(|(_, id)| set(*id) && !forbidden.contains(id));
+                return;
+            }
+        };
+        for id in ids.iter().chain(forbidden) {
+            if let Some((logit, _)) = self.candidates.get_mut(*id as usize) {
+                *logit = f64::NEG_INFINITY;
+            }
+        }
     }
 
     fn penalise(&mut self) {

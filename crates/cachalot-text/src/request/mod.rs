@@ -85,10 +85,15 @@ pub enum Constraint {
     Json(Option<Json>),
     /// Text of this regular expression.
     Regex(String),
-    /// Tool calls must fit the tools; `required` if there must be one.
+    /// Text of this grammar, in llguidance's variant of Lark.
+    Grammar(String),
+    /// Tool calls must fit the tools.
     ToolCalls {
-        /// Whether a call must be made.
+        /// Whether a call must be made. The prompt opens the block where the conversation's tool choice is `Required`;
+        /// elsewhere the answer must begin with it.
         required: bool,
+        /// Whether there may be several.
+        parallel: bool,
     },
 }
 

@@ -191,7 +191,7 @@ fn integers_of_any_size_keep_their_digits_everywhere() {
         "messages": [{{"role": "user", "content": "{big}"}}]}}"#
     );
     let request = convert(Api::Chat, Family::V41, &body).expect("the request converts");
-    assert_eq!(request.constraint, Some(Constraint::ToolCalls { required: true }));
+    assert_eq!(request.constraint, Some(Constraint::ToolCalls { required: true, parallel: true }));
     let parameters = request.conversation.tools[0].parameters.as_str();
     let wanted = format!(r#""maximum":{big},"default":-{big},"x":0.1"#);
     assert!(parameters.contains(&wanted), "{parameters}");
