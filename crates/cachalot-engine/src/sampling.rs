@@ -111,6 +111,16 @@ pub enum Allowed {
     Only(Vec<u32>),
 }
 
+impl Allowed {
+    /// Whether `id` may be chosen.
+    pub fn contains(&self, id: u32) -> bool {
+        match self {
+            Self::AllBut(ids) => !ids.contains(&id),
+            Self::Only(bits) => bits.get(id as usize / 32).is_some_and(|bits| bits >> (id % 32) & 1 == 1),
+        }
+    }
+}
+
 /// Draws the tokens of one answer.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -182,9 +192,8 @@ impl Sampler {
         let forbidden = self.forbidden.as_slice();
         let ids = match allowed {
             Allowed::AllBut(ids) => ids.as_slice(),
-            Allowed::Only(bits) => {
-                let set = |id: u32| bits.get(id as usize / 32).is_some_and(|bits| bits >> (id % 32) & 1 == 1);
-                self.candidates.retain(|(_, id)| set(*id) && !forbidden.contains(id));
+            Allowed::Only(_) => {
+                self.candidates.retain(|(_, id)| allowed.contains(*id) && !forbidden.contains(id));
                 return;
             }
         };
@@ -315,6 +324,40 @@ mod tests {
         assert_eq!(only(histogram(sampler(|params| params.top_p = 0.01), &LOGITS)), [true, false, false, false]);
         assert_eq!(only(histogram(sampler(|params| params.min_p = 0.4), &LOGITS)), [true, true, false, false]);
         assert_eq!(only(histogram(sampler(|params| params.temperature = 0.0), &LOGITS)), [true, false, false, false]);
+    }
+
+    #[test]
+    fn only_what_is_allowed_is_chosen_whatever_the_parameters() {
+        let only = |ids: &[u32]| Allowed::Only(vec![ids.iter().fold(0, |bits, id| bits | 1 << id)]);
+        for change in [
+            |_: &mut SamplingParams| (),
+            |params| params.temperature = 0.0,
+            |params| params.top_k = 1,
+            |params| params.top_p = 0.1,
+            |params| params.min_p = 1.0,
+            |params| params.presence_penalty = 2.0,
+        ] {
+            let mut sampler = sampler(change);
+            for _ in 0..50 {
+                assert_eq!(sampler.sample_among(&LOGITS, &only(&[2])), Ok(Some(2)));
+                assert_ne!(sampler.sample_among(&LOGITS, &Allowed::AllBut(vec![0])), Ok(Some(0)));
+            }
+        }
+        let mut sampler = sampler(|_| ()).forbid(Some(3));
+        assert_eq!(sampler.sample_among(&LOGITS, &only(&[])), Ok(None));
+        assert_eq!(sampler.sample_among(&LOGITS, &only(&[3])), Ok(None));
+        assert_eq!(sampler.sample_among(&[f32::NAN, 0.0], &only(&[1])), Err(SamplingError::NotFinite));
+    }
+
+    #[test]
+    fn what_is_allowed_keeps_its_proportions() {
+        let mut sampler = sampler(|_| ());
+        let mut counts = [0; 4];
+        for _ in 0..4000 {
+            counts[sampler.sample_among(&LOGITS, &Allowed::Only(vec![0b0110])).unwrap().unwrap() as usize] += 1;
+            sampler.seen.clear();
+        }
+        assert!(counts[0] + counts[3] == 0 && (counts[1] as f64 - 4000.0 * 2.0 / 3.0).abs() < 150.0, "{counts:?}");
     }
 
     #[test]

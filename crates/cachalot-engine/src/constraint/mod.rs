@@ -11,10 +11,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cachalot_text::Conversation;
 use cachalot_text::constraint::{ConstraintError as RuleError, Grammar, OutputConstraint, Schema};
 use cachalot_text::parser::StartState;
 use cachalot_text::request::Constraint as Wish;
+use cachalot_text::{Conversation, Tokenizer};
 use llguidance::TokenParser;
 use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
 use serde_json::{Value, json};
@@ -91,6 +91,24 @@ impl Constraint {
     /// What schemas ask for and decoding does not ensure: only those of tools that are not strict.
     pub fn notes(&self) -> &[String] {
         &self.0.notes
+    }
+
+    /// How many of `ids`, from the first on, an output may begin with; a token that ends it included.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Step`].
+    pub fn accepted(&self, tokenizer: &Tokenizer, ids: &[u32]) -> Result<usize, ConstraintError> {
+        let mut output = Constrained::new(self);
+        for (index, id) in ids.iter().enumerate() {
+            if !output.allowed()?.contains(*id) {
+                return Ok(index);
+            }
+            if tokenizer.is_stop(*id) {
+                return Ok(index + 1);
+            }
+            output.accept(*id, tokenizer)?;
+        }
+        Ok(ids.len())
     }
 }
 

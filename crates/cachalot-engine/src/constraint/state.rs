@@ -111,15 +111,21 @@ impl Constrained {
                         kept.push(walk);
                     }
                 }
+                let taken = !kept.is_empty();
                 *walks = kept;
                 if is_marker {
                     self.begin_block();
                 }
+                return taken.then_some(()).ok_or_else(not_taken);
             }
-            Phase::Block(walk) => _ = walk.takes(id)?,
+            Phase::Block(walk) => return walk.takes(id)?.then_some(()).ok_or_else(not_taken),
         }
         Ok(())
     }
+}
+
+fn not_taken() -> ConstraintError {
+    ConstraintError::Step("internal error: a token that was allowed does not fit".to_owned())
 }
 
 impl Walk {

@@ -1,22 +1,29 @@
 //! Requests of the three HTTP APIs to a [`Conversation`] (protocol.md 5.2 to 5.6).
 //!
 //! Owns the conversion of a JSON body; the vendor's library `deepseek-recipe` validates and converts, this module accepts
-//! the common spellings it does not know (`lenient.rs`), keeps integers of any size (2.4), and reports parameters as they
-//! were given: the vendor's forced values are only defaults here (section 4). Refuses what the vendor refuses, with the
-//! vendor's words. It knows nothing of HTTP, model names or events.
+//! the common spellings it does not know (`lenient.rs`), formats (`format.rs`) and forced calls (`choice.rs`) that
+//! constrained decoding makes possible, keeps integers of any size (2.4), and reports parameters as they were given: the
+//! vendor's forced values are only defaults here (section 4). Refuses what else the vendor refuses, with the vendor's
+//! words. It knows nothing of HTTP, model names or events.
 
+mod choice;
+mod format;
 mod lenient;
+mod strict;
 mod translate;
 
 use deepseek_recipe::anthropic::messages::request::MessagesRequest;
 use deepseek_recipe::openai::chat_completion::request::ChatCompletionRequest;
 use deepseek_recipe::openai::responses::request::ResponsesRequest;
-use deepseek_recipe::request::{ConversionError, ConversionOptions, ModelVersion, ProtocolRequest};
+use deepseek_recipe::request::{
+    ConversationRequest, ConversionError, ConversionOptions, ModelVersion, ProtocolRequest,
+};
 use serde_json::Value;
 
 use crate::Family;
-use crate::conversation::{Conversation, Effort};
+use crate::conversation::{Conversation, Effort, ResponseFormat};
 use crate::json::{BigIntegers, Json};
+use choice::Choice;
 
 /// Largest request body, in bytes: room for the images of a request (2.10) and a full context of text.
 pub const MAX_BODY_BYTES: usize = 256 << 20;
@@ -133,12 +140,14 @@ pub fn convert(api: Api, family: Family, body: &str) -> Result<Request, RequestE
         presence_penalty: number(fields, "presence_penalty"),
         frequency_penalty: number(fields, "frequency_penalty"),
         effort,
+        format: format::take(api, fields, &integers)?,
+        choice: Choice::of(api, fields),
     };
     fields.insert("model".to_owned(), MODEL.into());
     match api {
-        Api::Chat => converted::<ChatCompletionRequest>(family, body, &given, &integers),
-        Api::Messages => converted::<MessagesRequest>(family, body, &given, &integers),
-        Api::Responses => converted::<ResponsesRequest>(family, body, &given, &integers),
+        Api::Chat => converted::<ChatCompletionRequest>(api, family, body, given, &integers),
+        Api::Messages => converted::<MessagesRequest>(api, family, body, given, &integers),
+        Api::Responses => converted::<ResponsesRequest>(api, family, body, given, &integers),
     }
 }
 
@@ -152,6 +161,8 @@ struct Given {
     presence_penalty: Option<f32>,
     frequency_penalty: Option<f32>,
     effort: Option<Effort>,
+    format: Option<ResponseFormat>,
+    choice: Choice,
 }
 
 fn number(fields: &serde_json::Map<String, Value>, name: &str) -> Option<f32> {
@@ -159,22 +170,23 @@ fn number(fields: &serde_json::Map<String, Value>, name: &str) -> Option<f32> {
 }
 
 fn converted<R: ProtocolRequest + serde::de::DeserializeOwned>(
+    api: Api,
     family: Family,
     body: Value,
-    given: &Given,
+    given: Given,
     integers: &BigIntegers,
 ) -> Result<Request, RequestError> {
-    let version = match family {
-        Family::V4 => ModelVersion::DeepseekV4Pro,
-        Family::V41 => ModelVersion::DeepseekV41Flash,
+    let definitions = strict::Definitions::of(api, &body);
+    let again = given.choice.is_forced().then(|| body.clone());
+    let (request, refused) = match (vendor::<R>(family, body), again) {
+        (Err(RequestError::Invalid(text)), Some(body)) if text == choice::REFUSAL => {
+            (vendor::<R>(family, Choice::without(api, body))?, true)
+        }
+        (converted, _) => (converted?, false),
     };
-    let request: R = serde_json::from_value(body).map_err(|error| RequestError::Shape(error.to_string()))?;
-    let options = ConversionOptions::new().with_model_versions_by_name([(MODEL, version)]);
-    let request = request.convert(options).map_err(|error| match error {
-        ConversionError::BadRequest { detail } => RequestError::Invalid(detail),
-        ConversionError::Internal { detail } => RequestError::Internal(detail),
-    })?;
     let mut request = translate::request(request, integers)?;
+    given.choice.apply(refused, &mut request);
+    definitions.restore(&mut request, integers);
     request.sampling = RequestedSampling {
         temperature: given.temperature,
         top_p: given.top_p,
@@ -183,5 +195,25 @@ fn converted<R: ProtocolRequest + serde::de::DeserializeOwned>(
         ..request.sampling
     };
     request.conversation.effort = given.effort.unwrap_or(request.conversation.effort);
+    if let Some(format) = given.format {
+        request.conversation.response_format = format;
+    }
     Ok(request)
+}
+
+/// The vendor's conversion.
+fn vendor<R: ProtocolRequest + serde::de::DeserializeOwned>(
+    family: Family,
+    body: Value,
+) -> Result<ConversationRequest, RequestError> {
+    let version = match family {
+        Family::V4 => ModelVersion::DeepseekV4Pro,
+        Family::V41 => ModelVersion::DeepseekV41Flash,
+    };
+    let request: R = serde_json::from_value(body).map_err(|error| RequestError::Shape(error.to_string()))?;
+    let options = ConversionOptions::new().with_model_versions_by_name([(MODEL, version)]);
+    request.convert(options).map_err(|error| match error {
+        ConversionError::BadRequest { detail } => RequestError::Invalid(detail),
+        ConversionError::Internal { detail } => RequestError::Internal(detail),
+    })
 }
