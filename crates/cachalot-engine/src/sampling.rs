@@ -329,14 +329,15 @@ mod tests {
     #[test]
     fn only_what_is_allowed_is_chosen_whatever_the_parameters() {
         let only = |ids: &[u32]| Allowed::Only(vec![ids.iter().fold(0, |bits, id| bits | 1 << id)]);
-        for change in [
-            |_: &mut SamplingParams| (),
+        let changes: [fn(&mut SamplingParams); 6] = [
+            |_| (),
             |params| params.temperature = 0.0,
             |params| params.top_k = 1,
             |params| params.top_p = 0.1,
             |params| params.min_p = 1.0,
             |params| params.presence_penalty = 2.0,
-        ] {
+        ];
+        for change in changes {
             let mut sampler = sampler(change);
             for _ in 0..50 {
                 assert_eq!(sampler.sample_among(&LOGITS, &only(&[2])), Ok(Some(2)));

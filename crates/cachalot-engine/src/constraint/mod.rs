@@ -5,6 +5,8 @@
 //! Refuses to read schemas: `cachalot-text` turns conversations into grammars.
 
 mod state;
+#[cfg(test)]
+mod tests;
 mod vocabulary;
 
 use std::collections::VecDeque;

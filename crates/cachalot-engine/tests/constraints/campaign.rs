@@ -147,10 +147,10 @@ fn parameters(answerer: &mut Answerer, first: usize, step: usize, outputs: u64) 
 
 #[test]
 fn a_sample_of_the_campaign() {
-    let mut answerer = Answerer::new("fixtures/v41-tiny", 120);
+    let mut answerer = Answerer::new("fixtures/v41-tiny", 500);
     formats(&mut answerer, 0, 3, 1).report("formats");
     calls(&mut answerer, 0, 3, 1).report("calls");
-    let mut answerer = Answerer::new("fixtures/v4-tiny", 120);
+    let mut answerer = Answerer::new("fixtures/v4-tiny", 500);
     parameters(&mut answerer, 1, 5, 1).report("parameters");
     calls(&mut answerer, 1, 5, 1).report("calls");
 }
@@ -244,7 +244,10 @@ fn hostile_schemas_cost_little() {
         let format = Conversation { response_format: ResponseFormat::JsonSchema(text), ..Conversation::default() };
         let strict =
             |value: &Value| cachalot_text::conversation::ToolDefinition { strict: Some(true), ..tool("f", value) };
-        let object = json!({"type": "object", "properties": {"v": schema}});
+        let mut object = json!({"type": "object", "properties": {"v": schema}});
+        if let Some(definitions) = schema.get("$defs") {
+            object = json!({"type": "object", "properties": {"v": {"$ref": "#/$defs/d0"}}, "$defs": definitions});
+        }
         let call = Conversation { tools: vec![strict(&object)], ..Conversation::default() };
         let mut told = Vec::new();
         for conversation in [&format, &call] {

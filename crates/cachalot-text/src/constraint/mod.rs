@@ -7,6 +7,7 @@
 
 mod calls;
 mod error;
+mod finite;
 mod pattern;
 mod schema;
 mod text;

@@ -8,8 +8,8 @@ use regex_syntax::hir::{Dot, Hir, HirKind, Look, Repetition};
 
 /// Longest pattern, in bytes.
 pub(super) const MAX_PATTERN: usize = 4096;
-/// Largest automaton of a pattern, in bytes.
-const MAX_AUTOMATON: usize = 1 << 20;
+/// Most parts of a pattern, repeated ones counted as often as they are.
+const MAX_PARTS: usize = 20_000;
 
 /// An expression for the texts in which `pattern` is found.
 ///
@@ -30,9 +30,23 @@ pub(super) fn whole(pattern: &str) -> Result<String, String> {
     if !searched.properties().look_set().is_empty() {
         return Err("anchors and word boundaries are possible at the start and the end only".to_owned());
     }
-    let expression = searched.to_string();
-    matcher(&expression).map_err(|_| "too large".to_owned())?;
-    Ok(expression)
+    if parts(&searched) > MAX_PARTS {
+        return Err("too large".to_owned());
+    }
+    Ok(searched.to_string())
+}
+
+/// How large an automaton for `hir` may become.
+fn parts(hir: &Hir) -> usize {
+    let sum = hir.kind().subs().iter().map(parts).fold(1, usize::saturating_add);
+    match hir.kind() {
+        HirKind::Literal(literal) => literal.0.len(),
+        HirKind::Class(_) => 2,
+        HirKind::Repetition(repetition) => {
+            sum.saturating_mul(repetition.max.unwrap_or(repetition.min.saturating_add(1)).max(1) as usize)
+        }
+        _ => sum,
+    }
 }
 
 /// Any text.
@@ -82,13 +96,10 @@ fn end(hir: Hir) -> Result<Hir, String> {
     }
 }
 
-/// Whether `expression`, from [`whole`] or [`format()`], matches all of `text`.
-pub(super) fn matches(expression: &str, text: &str) -> bool {
-    matcher(expression).is_ok_and(|regex| regex.is_match(text))
-}
-
-fn matcher(expression: &str) -> Result<regex::Regex, regex::Error> {
-    regex::RegexBuilder::new(&format!("^(?:{expression})$")).size_limit(MAX_AUTOMATON).build()
+/// Keeps the texts that `expression`, from [`whole`] or [`format()`], matches; none if it is too large to be tried.
+pub(super) fn keep_matching(expression: &str, texts: &mut Vec<String>) {
+    let regex = regex::Regex::new(&format!("^(?:{expression})$"));
+    texts.retain(|text| regex.as_ref().is_ok_and(|regex| regex.is_match(text)));
 }
 
 /// Checks a regular expression that an answer must match as a whole. It is used as it is.
@@ -103,7 +114,9 @@ pub(super) fn check(regex: &str) -> Result<(), String> {
         return Err(format!("{} bytes long; at most {MAX_PATTERN}", regex.len()));
     }
     let hir = regex_syntax::parse(regex).map_err(|error| error.to_string())?;
-    matcher(regex).map_err(|_| "too large".to_owned())?;
+    if parts(&hir) > MAX_PARTS {
+        return Err("too large".to_owned());
+    }
     if has_stop_group(&hir) {
         return Err("a group cannot be named \"stop\"".to_owned());
     }
@@ -190,6 +203,13 @@ fn uri(label: &str) -> String {
     format!(
         r"[a-zA-Z][a-zA-Z0-9+.-]{{0,20}}:(?://{authority}(?:/{character}*)*|{character}+(?:/{character}*)*)(?:\?(?:{character}|[/?])*)?(?:#(?:{character}|[/?])*)?"
     )
+}
+
+#[cfg(test)]
+pub(super) fn matches(expression: &str, text: &str) -> bool {
+    let mut texts = vec![text.to_owned()];
+    keep_matching(expression, &mut texts);
+    !texts.is_empty()
 }
 
 #[cfg(test)]

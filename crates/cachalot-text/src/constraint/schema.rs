@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use super::error::ConstraintError;
+use super::finite;
 use super::pattern::{self, Format};
 
 /// Longest schema, in bytes of JSON.
@@ -18,6 +19,8 @@ pub const MAX_SCHEMA_BYTES: usize = 1 << 20;
 pub const MAX_SUBSCHEMAS: usize = 20_000;
 /// Deepest nesting of subschemas.
 pub const MAX_SCHEMA_DEPTH: usize = 48;
+/// Most subschemas that are referred to.
+pub const MAX_DEFINITIONS: usize = 4096;
 /// Most values of one `enum`.
 pub const MAX_ENUM: usize = 4096;
 /// Largest count of characters, items or properties.
@@ -100,6 +103,14 @@ impl<'v> Document<'v> {
         if !definitions.is_empty() {
             root.insert("$defs".to_owned(), definitions.into());
         }
+        let schema = Value::from(root);
+        if !finite::has_value(&schema) {
+            return Err(ConstraintError::invalid(
+                at,
+                "no value fits: what is required has none, or contains itself without end",
+            ));
+        }
+        let Value::Object(mut root) = schema else { unreachable!() };
         let relaxed = self.unsupported == Unsupported::Relax;
         root.insert("x-guidance".to_owned(), guidance(walk.open_objects, relaxed));
         Ok(Prepared { schema: root.into(), one_of: walk.one_of, notes: walk.notes })
@@ -296,6 +307,9 @@ impl<'v> Walk<'_, 'v> {
             let why = format!("{reference:?} is nowhere in this schema; others are not fetched");
             return self.unsupported("$ref", at, &why).map(|()| None);
         };
+        if self.names.len() >= MAX_DEFINITIONS {
+            return Err(too_large(at, "too many references", MAX_DEFINITIONS));
+        }
         let next = format!("d{}", self.names.len());
         let name = self.names.entry(std::ptr::from_ref(target)).or_insert_with(|| {
             self.queue.push((

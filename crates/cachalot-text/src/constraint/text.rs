@@ -49,11 +49,12 @@ impl Text {
         self.expressions.sort_unstable();
         self.expressions.dedup();
         let Some(list) = &mut self.one_of else { return };
+        for expression in &self.expressions {
+            pattern::keep_matching(expression, list);
+        }
         list.retain(|text| {
             let length = text.chars().count() as u64;
-            length >= self.least
-                && self.most.is_none_or(|most| length <= most)
-                && self.expressions.iter().all(|expression| pattern::matches(expression, text))
+            length >= self.least && self.most.is_none_or(|most| length <= most)
         });
         self.expressions.clear();
         (self.least, self.most) = (0, None);
@@ -140,7 +141,10 @@ impl Split<'_> {
                 "enum" => of_values(value.as_array().map_or(&[], Vec::as_slice)),
                 "pattern" | "format" | "minLength" | "maxLength" => of_text(keyword, value),
                 "$ref" => match value.as_str().and_then(|reference| self.document.resolve(reference)) {
-                    Some(target) => self.schema(target, &at, steps + 1)?,
+                    Some(target) => {
+                        let reference = value.as_str().unwrap_or_default().trim_start_matches('#');
+                        self.schema(target, &format!("{}{reference}", self.document.name), steps + 1)?
+                    }
                     None => continue,
                 },
                 "anyOf" | "oneOf" => self.any(keyword, value, &at, steps)?,
