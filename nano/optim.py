@@ -1,4 +1,4 @@
-"""Muon for matrices, Adam for the rest; Engram tables and the vision tower have rates of their own."""
+"""Muon for matrices, those of the vision tower too, Adam for the rest; Engram tables and the tower have rates of their own."""
 
 import math
 
@@ -46,17 +46,20 @@ class Muon(torch.optim.Optimizer):
 class Optimisers:
     """All of them, with the rate of every group scaled together."""
 
-    def __init__(self, net, tower, lr, dtype):
+    def __init__(self, net, tower, lr, tower_lr, dtype):
         matrices, tables, rest = [], [], []
         for name, p in net.named_parameters():
             small = name.endswith((".fn", "q_weight", "k_weight")) or p.ndim < 2 or name.startswith(("embed", "head"))
             (tables if "engram.embed" in name else rest if small else matrices).append(p)
+        # With Adam the tower takes ten times as long to tell digits apart.
+        sees = {n: p for n, p in tower.named_parameters() if p.ndim == 2 and not n.startswith("labels")}
         adam = lambda params, rate, **k: torch.optim.AdamW(params, rate, weight_decay=0.0, fused=True, **k)
         self.all = [
             Muon(matrices, lr, dtype=dtype),
             adam(rest, lr, betas=(0.9, 0.95)),
             adam(tables, lr * 5, betas=(0.9, 0.99), eps=1e-12),
-            adam(list(tower.parameters()), 1e-3, betas=(0.9, 0.98)),
+            Muon(list(sees.values()), tower_lr, decay=0.01, dtype=dtype),
+            adam([p for n, p in tower.named_parameters() if n not in sees], tower_lr / 4, betas=(0.9, 0.98)),
         ]
         self.groups = [(g, g["lr"]) for o in self.all for g in o.param_groups]
         self.parameters = [p for g, _ in self.groups for p in g["params"]]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cachalot_engine::engine::Engine;
+use cachalot_engine::planner::{Forecast, Rates};
 use cachalot_kernels::{Compute, Format, Matrix, MatrixError, probe};
 use cachalot_model::{LogitsOf, Segment, Sequence, StepError, Workspace};
 use cachalot_runtime::Pool;
@@ -100,12 +101,14 @@ pub struct Window {
     pub memory_gb_per_s: f64,
     /// Records from the disk in this window's probes, read as the model reads them, GB/s; absent if nothing was read.
     pub disk_gb_per_s: Option<f64>,
-    /// Bytes of experts that were used and had to be read, per token.
+    /// Bytes of experts and layers that were used and had to be read, per token.
     pub disk_bytes_per_token: u64,
     /// Share of the window in which the disk had nothing to do.
     pub disk_idle: f64,
     /// Share of the window in which the model waited for experts.
     pub expert_wait: f64,
+    /// Share of the window in which the model waited for layers that do not stay.
+    pub layer_wait: f64,
     /// Milliseconds waited for table rows, per token.
     pub row_wait_ms_per_token: f64,
     /// Share of the guesses that were right; absent without guesses.
@@ -118,6 +121,64 @@ pub struct Window {
     pub expert_hits_per_token: f64,
     /// Experts that were read, per token.
     pub expert_misses_per_token: f64,
+    /// Share of the experts' bytes that need not be read: found in memory.
+    pub hit_rate: f64,
+    /// Tokens per second that the planner's arithmetic makes of the rates of this window: kernels, disk, hit rate.
+    pub forecast_tokens_per_s: f64,
+    /// What was measured over that.
+    pub forecast_ratio: f64,
+    /// Tokens per second that the planner would have said, not knowing the hit rate.
+    pub planned_tokens_per_s: f64,
+    /// Seconds of the window, and those that the disk needs for what was read; the latter absent if nothing was.
+    pub seconds: f64,
+    /// See `seconds`.
+    pub disk_seconds: Option<f64>,
+}
+
+/// Windows of a model that is read from the disk, beside those of the same model in memory.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Comparison {
+    /// What was measured.
+    pub test: Test,
+    /// Tokens of a window.
+    pub tokens: usize,
+    /// Seconds of a window; the middle one, as all that follow.
+    pub streamed_seconds: f64,
+    /// Seconds that the disk needs for what such a window read, at the rate of its own probes.
+    pub disk_seconds: f64,
+    /// Seconds of a window with everything in memory.
+    pub resident_seconds: f64,
+    /// A window's seconds over the larger of the other two.
+    pub ratio: f64,
+}
+
+impl Comparison {
+    /// Compares two runs; `None` if one has no windows, or nothing was read in the first.
+    pub fn new(streamed: &ModelReport, resident: &ModelReport) -> Option<Self> {
+        let [_, resident_seconds, _] = resident.spread(|window| window.seconds);
+        let last = streamed.windows.last().filter(|_| !resident.windows.is_empty())?;
+        last.disk_seconds?;
+        let disk = |window: &Window| window.disk_seconds.unwrap_or(0.0);
+        Some(Self {
+            test: last.test,
+            tokens: last.tokens,
+            streamed_seconds: streamed.spread(|window| window.seconds)[1],
+            disk_seconds: streamed.spread(disk)[1],
+            resident_seconds,
+            ratio: streamed.spread(|window| window.seconds / disk(window).max(resident_seconds))[1],
+        })
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tokens, streamed_seconds, disk_seconds, resident_seconds, ratio, .. } = self;
+        write!(
+            f,
+            "{tokens} tokens: {streamed_seconds:.2} s; the disk alone {disk_seconds:.2} s, everything in memory \
+             {resident_seconds:.2} s: {ratio:.2} times the larger"
+        )
+    }
 }
 
 /// All windows of one run.
@@ -165,6 +226,7 @@ impl fmt::Display for ModelReport {
         if last.tier == "streamed" {
             row("disk, GB/s", &|window| window.disk_gb_per_s.unwrap_or(0.0))?;
             row("disk bytes per token, MB", &|window| window.disk_bytes_per_token as f64 / 1e6)?;
+            row("layers waited for, share", &|window| window.layer_wait)?;
             row("disk idle, share", &|window| window.disk_idle)?;
             row("waiting for experts, share", &|window| window.expert_wait)?;
             row("waiting for rows, ms/token", &|window| window.row_wait_ms_per_token)?;
@@ -172,6 +234,9 @@ impl fmt::Display for ModelReport {
             row("found by guesses, share", &|window| window.guess_recall.unwrap_or(0.0))?;
             row("gain of guesses, share", &|window| window.guess_gain.unwrap_or(0.0))?;
         }
+        row("forecast, tokens/s", &|window| window.forecast_tokens_per_s)?;
+        row("measured over forecast", &|window| window.forecast_ratio)?;
+        row("planned, tokens/s", &|window| window.planned_tokens_per_s)?;
         row("expert hits per token", &|window| window.expert_hits_per_token)?;
         row("expert misses per token", &|window| window.expert_misses_per_token)?;
         write!(f, "  one decoded token reads {:.3} GB from memory", last.memory_bytes_per_token as f64 / 1e9)
@@ -250,7 +315,8 @@ impl<'a> Run<'a> {
         let disk = disk_before.zip(self.disk()).map(|(before, after)| (before + after) / 2.0);
         let machine = first.mean(self.probe.measure(test));
         let experts = &during.experts;
-        let read = experts.demand_bytes + experts.prefetch.used * self.engine.experts().record_bytes() as u64;
+        let used = experts.demand_bytes + experts.prefetch.used * self.engine.experts().record_bytes() as u64;
+        let read = used + during.layers.bytes;
         let streamed = read > 0;
         let bytes = self.engine.bytes_per_token(depth as u64);
         let tokens_per_s = tokens as f64 / seconds;
@@ -263,6 +329,17 @@ impl<'a> Run<'a> {
         let disk_roofline = disk.filter(|_| streamed).map(|rate| rate * tokens as f64 / read as f64);
         let roofline = disk_roofline.map_or(memory_roofline, |disk| disk.min(memory_roofline));
         let share_of_time = |time: std::time::Duration| time.as_secs_f64() / seconds;
+        let rates = Rates { disk: disk.map(|rate| [rate; 2]), ..self.rates()? };
+        let asked = (experts.hits + experts.misses) * self.engine.experts().record_bytes() as u64;
+        let hit_rate = 1.0 - used.min(asked) as f64 / asked.max(1) as f64;
+        let speed = |forecast: &Forecast| match test {
+            Test::Decode => forecast.tokens_per_s[0],
+            Test::Prefill => tokens as f64 / forecast.prompts.first().map_or(f64::NAN, |prompt| prompt.seconds[1]),
+        };
+        let forecast = speed(&self.engine.forecast(&rates, hit_rate, tokens));
+        let plan = self.engine.plan();
+        let kept = plan.experts as f64 / self.engine.inspection().memory.experts_bytes.max(1) as f64;
+        let planned = speed(&self.engine.forecast(&rates, kept, tokens));
         Ok(Window {
             test,
             tier: if streamed { "streamed" } else { "resident" },
@@ -277,19 +354,36 @@ impl<'a> Run<'a> {
             disk_bytes_per_token: read / tokens as u64,
             disk_idle: (1.0 - share_of_time(during.disk.busy)).max(0.0),
             expert_wait: share_of_time(experts.waited),
+            layer_wait: share_of_time(during.layers.waited),
             row_wait_ms_per_token: during.rows.waited.as_secs_f64() * 1e3 / tokens as f64,
             guess_precision: experts.prefetch.precision(),
             guess_recall: experts.prefetch_recall(),
             guess_gain: experts.prefetch.gain,
             expert_hits_per_token: experts.hits as f64 / tokens as f64,
             expert_misses_per_token: experts.misses as f64 / tokens as f64,
+            hit_rate,
+            forecast_tokens_per_s: forecast,
+            forecast_ratio: tokens_per_s / forecast,
+            planned_tokens_per_s: planned,
+            seconds,
+            disk_seconds: disk.filter(|_| streamed).map(|rate| read as f64 / rate),
         })
     }
 
-    /// Bytes per second from the disk, if experts come from there.
+    /// Rates of the kernels at this model's shapes.
+    fn rates(&self) -> Result<Rates, MatrixError> {
+        let (engine, trunk) = (self.engine, self.engine.model().config());
+        crate::rates(trunk, engine.inspection(), engine.fp8_block(), engine.threads(), engine.prefill_chunk())
+    }
+
+    /// Bytes per second from the disk, if experts or layers come from there.
     fn disk(&mut self) -> Option<f64> {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        if self.engine.experts_fit() { None } else { self.engine.measure_disk(DISK_PROBE, self.random) }
+        if self.engine.experts_fit() && self.engine.plan().streamed_layers.is_empty() {
+            None
+        } else {
+            self.engine.measure_disk(DISK_PROBE, self.random)
+        }
     }
 
     /// Single-token steps; returns the seconds that they took.
@@ -306,8 +400,10 @@ impl<'a> Run<'a> {
     fn prefill(&mut self, tokens: usize) -> Result<f64, ModelError> {
         let ids = self.ids(tokens);
         let start = Instant::now();
-        let mut done = 0;
+        let (mut done, mut expected) = (0, 0usize);
         for chunk in ids.chunks(self.engine.prefill_chunk()) {
+            let (model, work) = (self.engine.model(), &mut self.work);
+            expected = done + model.expect(work, &self.sequence, &ids[done..], expected.saturating_sub(done));
             done += chunk.len();
             let logits = if done < tokens { LogitsOf::Later(tokens - done) } else { LogitsOf::Last };
             self.advance(chunk, logits)?;

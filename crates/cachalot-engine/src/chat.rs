@@ -10,7 +10,7 @@ use cachalot_text::prompt::{self, PromptError};
 use cachalot_text::sampling::{ContextOverflow, Mode, defaults, output_limit};
 use cachalot_text::{Conversation, Family, TokenizerError};
 
-use crate::constraint::{self, ConstraintError};
+use crate::constraint::ConstraintError;
 use crate::sampling::{LogProb, SamplingError, SamplingParams, random_seed};
 use crate::session::{Event, Finish, Flow, GenerateError, Outcome, Prefill, Request, Session};
 
@@ -182,7 +182,7 @@ pub fn turn(
         max_tokens,
         prefill: options.prefill,
         top_logprobs: options.top_logprobs,
-        constraint: constraint::for_conversation(&engine, conversation, prompt.start, None)?,
+        constraint: engine.constraints().for_conversation(conversation, prompt.start, None)?,
     };
     let mut parser_options = ParserOptions::new(conversation, &prompt);
     parser_options.stop.clone_from(&options.stop);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cachalot_checkpoint::{Arrival, Checkpoint};
-use cachalot_experts::ExpertLayout;
+use cachalot_experts::{ExpertLayout, LayerLayout};
 use cachalot_storage::{Interface, Method, Probe, Reader, probe};
 
 /// Experts below this many bytes are in memory after a moment however they are read: nothing is measured.
@@ -24,6 +24,15 @@ pub fn measure(checkpoint: &Checkpoint, layout: &ExpertLayout) -> Option<Probe> 
     there.then(|| probe(&layout.targets(), layout.largest_read(), PROBE_TIME[1]))
 }
 
+/// The devices that a checkpoint lies on.
+pub(crate) fn devices(checkpoint: &Checkpoint) -> Vec<u64> {
+    let files = checkpoint.tensors().iter().filter_map(|tensor| checkpoint.file_of(tensor));
+    let mut devices: Vec<u64> = files.map(|file| file.device()).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    devices
+}
+
 /// The reader of a model's files, and what was found out about the disk.
 pub(crate) struct Disk {
     pub reader: Arc<Reader>,
@@ -36,18 +45,21 @@ impl Disk {
     ///
     /// # Errors
     /// If the system gives no thread or memory.
-    pub fn open(checkpoint: &Checkpoint, layout: &ExpertLayout, method: Option<Method>) -> io::Result<Self> {
+    pub fn open(
+        checkpoint: &Checkpoint,
+        layout: &ExpertLayout,
+        layers: &LayerLayout,
+        method: Option<Method>,
+    ) -> io::Result<Self> {
         let bytes = layout.count() as u64 * layout.record_bytes() as u64;
-        let files = checkpoint.tensors().iter().filter_map(|tensor| checkpoint.file_of(tensor));
-        let mut devices: Vec<u64> = files.map(|file| file.device()).collect();
-        devices.dedup();
+        let devices = devices(checkpoint);
         let read = layout.largest_read();
         let probe = match method {
             Some(method) => Probe { method, ..Probe::unmeasured(read) },
             None if bytes < SMALL => Probe::unmeasured(read),
             None => probe(&layout.targets(), read, PROBE_TIME[usize::from(bytes >= LARGE)]),
         };
-        let largest = read.max(ROW_BYTES);
+        let largest = read.max(layers.largest_read()).max(ROW_BYTES);
         let mut notes: Vec<String> = probe.fallback().into_iter().collect();
         let reader = match Reader::new(probe.method, largest, devices.iter().copied()) {
             Err(error) if probe.method.interface == Interface::IoUring => {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use cachalot_checkpoint::deepseek_v4::Draft;
 use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
 use cachalot_experts::{
-    CheckpointRows, ExpertError, ExpertLayout, ExpertStats, Interrupt, Policy, RowError, StreamOptions, StreamedExperts,
+    CheckpointRows, ExpertError, ExpertLayout, ExpertStats, Interrupt, LayerLayout, LayerStats, Policy, RowError,
+    StreamOptions, StreamedExperts, StreamedLayers,
 };
 use cachalot_kernels::Compute;
 use cachalot_model::{Ablation, Arithmetic, CachePrecision, LoadError, Model, Parts};
@@ -23,8 +24,10 @@ use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 use crate::constraint::Constraints;
 use crate::disk::Disk;
 use crate::hot::HotList;
+use crate::identity;
 use crate::planner::units::tokens;
-use crate::planner::{Available, MemoryPlan, MemoryRequest, PlanError, sizes};
+use crate::planner::{Available, Forecast, Late, MemoryPlan, MemoryRequest, PlanError, Rates, sizes};
+use crate::prefixes::PrefixStore;
 use crate::stats::Stats;
 
 /// The tokenizer's file.
@@ -63,6 +66,17 @@ pub struct EngineOptions {
     pub cache_directory: Option<PathBuf>,
     /// When the machine has less memory than this left, experts are given up.
     pub memory_floor: u64,
+    /// States of prompts and answers kept on the disk; none if absent.
+    pub keep: Option<KeepOptions>,
+}
+
+/// Where states are kept between runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeepOptions {
+    /// Directory; made if need be.
+    pub directory: PathBuf,
+    /// Bytes at most, or so.
+    pub bytes: u64,
 }
 
 /// How sequences keep keys and entries.
@@ -100,6 +114,7 @@ impl Default for EngineOptions {
             interrupt: Interrupt::new(),
             cache_directory: None,
             memory_floor: DEFAULT_MEMORY_FLOOR,
+            keep: None,
         }
     }
 }
@@ -149,16 +164,19 @@ pub enum OpenError {
 /// A model that can be talked to. Shared by its sessions.
 pub struct Engine {
     model: Model,
-    tokenizer: Tokenizer,
-    constraints: Constraints,
+    tokenizer: Arc<Tokenizer>,
+    constraints: Arc<Constraints>,
     experts: Arc<StreamedExperts>,
     rows: Arc<CheckpointRows>,
+    /// Absent if all layers are kept.
+    layers: Option<Arc<StreamedLayers>>,
     reader: Arc<Reader>,
     probe: Probe,
     notes: Vec<String>,
     interrupt: Interrupt,
     hot: Option<HotList>,
     memory_floor: u64,
+    store: Option<Arc<PrefixStore>>,
     looked: Mutex<Instant>,
     checkpoint: Arc<Checkpoint>,
     inspection: Inspection,
@@ -182,7 +200,7 @@ impl Engine {
         }
         let checkpoint = Arc::new(Checkpoint::open(Arc::clone(&files))?);
         let architecture = checkpoint.architecture();
-        let tokenizer = open_tokenizer(&*files, architecture)?;
+        let tokenizer = Arc::new(open_tokenizer(&*files, architecture)?);
         let classes = match architecture.deepseek_v41().and_then(|config| config.engram.as_ref()) {
             Some(engram) => {
                 let expected = engram.compressed_vocab_size as usize;
@@ -197,12 +215,15 @@ impl Engine {
         let config = architecture.trunk();
         let (layers, count) = (config.num_hidden_layers, config.n_routed_experts);
         let layout = ExpertLayout::new(Arc::clone(&checkpoint), layers, count)?;
+        let layers = LayerLayout::new(Arc::clone(&checkpoint), layers)?;
         let inspection = Inspection::of(&checkpoint);
-        let plan = MemoryPlan::new(&sizes(&inspection, architecture, &layout)?, &options.memory, Available::now())?;
-        let Disk { reader, probe, mut notes } = Disk::open(&checkpoint, &layout, options.method)?;
+        let sizes = sizes(&checkpoint, &inspection, &layout, &layers)?;
+        let plan = MemoryPlan::new(&sizes, &options.memory, Available::now())?;
+        let Disk { reader, probe, mut notes } = Disk::open(&checkpoint, &layout, &layers, options.method)?;
         if options.memory.context.is_none() && plan.context < config.max_position_embeddings {
             notes.push(format!("memory leaves room for a context of {}", tokens(plan.context)));
         }
+        notes.extend(plan.streaming());
         let stream = StreamOptions {
             budget_bytes: plan.experts,
             policy: options.policy,
@@ -211,10 +232,16 @@ impl Engine {
         };
         let experts = Arc::new(StreamedExperts::new(layout, Arc::clone(&reader), stream)?);
         let interrupt = options.interrupt.clone();
+        let streamed = |layers| {
+            let (set, reader) = (&plan.streamed_layers, Arc::clone(&reader));
+            StreamedLayers::new(layers, set, reader, interrupt.clone()).map(Arc::new)
+        };
+        let layers = Some(layers).filter(|_| !plan.streamed_layers.is_empty()).map(streamed).transpose()?;
         let rows = CheckpointRows::new(Arc::clone(&checkpoint), Arc::clone(&reader), interrupt, ROW_CACHE_BYTES)?;
         let rows = Arc::new(rows);
         let parts = Parts {
             experts: Arc::clone(&experts) as _,
+            layers: layers.clone().map(|layers| layers as _),
             rows: Arc::clone(&rows) as _,
             compute,
             arithmetic: options.arithmetic,
@@ -222,7 +249,7 @@ impl Engine {
             cache: options.cache.precision(architecture),
             classes,
         };
-        let mut loading = Loading { done: 0, total: inspection.memory.resident_bytes };
+        let mut loading = Loading { done: 0, total: inspection.memory.resident_bytes - plan.streamed_bytes };
         progress(loading);
         let model = Model::load(&checkpoint, parts, &mut |bytes| {
             // A packed matrix may be a little larger than the released one.
@@ -233,12 +260,25 @@ impl Engine {
         if let Some(hot) = &hot {
             experts.warm(&hot.read());
         }
+        let store = options.keep.as_ref().and_then(|keep| {
+            let identity = state_identity(&checkpoint, options)
+                .map_err(|error| notes.push(format!("no states are kept on the disk: {error}")))
+                .ok()?;
+            PrefixStore::open(&keep.directory, &identity, keep.bytes)
+                .map_err(|error| notes.push(error.to_string()))
+                .ok()
+        });
+        if let Some(store) = &store {
+            notes.extend(store.notes());
+        }
         Ok(Self {
+            store: store.map(Arc::new),
             model,
+            constraints: Arc::new(Constraints::new(Arc::clone(&tokenizer))),
             tokenizer,
-            constraints: Constraints::default(),
             experts,
             rows,
+            layers,
             reader,
             probe,
             notes,
@@ -259,14 +299,19 @@ impl Engine {
         &self.model
     }
 
-    /// Constraints compiled for this model.
-    pub(crate) fn constraints(&self) -> &Constraints {
+    /// Constraints of outputs, compiled for this model.
+    pub fn constraints(&self) -> &Arc<Constraints> {
         &self.constraints
     }
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// The tokenizer, for whoever needs it beyond a call.
+    pub fn shared_tokenizer(&self) -> Arc<Tokenizer> {
+        Arc::clone(&self.tokenizer)
     }
 
     /// Most tokens of a sequence: what was asked for, at most what the model goes up to.
@@ -352,6 +397,11 @@ impl Engine {
         &self.notes
     }
 
+    /// States kept on the disk.
+    pub fn prefix_store(&self) -> Option<Arc<PrefixStore>> {
+        self.store.clone()
+    }
+
     /// How the disk is read, and how fast it was when the model was opened.
     pub fn probe(&self) -> &Probe {
         &self.probe
@@ -359,7 +409,8 @@ impl Engine {
 
     /// What has been taken from memory and from the disk since the model was opened.
     pub fn stats(&self) -> Stats {
-        Stats { experts: self.experts.stats(), rows: self.rows.stats(), disk: self.reader.activity() }
+        let layers = self.layers.as_ref().map_or_else(LayerStats::default, |layers| layers.stats());
+        Stats { experts: self.experts.stats(), rows: self.rows.stats(), layers, disk: self.reader.activity() }
     }
 
     /// Bytes per second that the disk delivers, over `time`: records of the model's own experts, read as the model reads
@@ -367,6 +418,18 @@ impl Engine {
     pub fn measure_disk(&self, time: Duration, seed: u64) -> Option<f64> {
         let (targets, method) = (self.experts.targets(), self.reader.method());
         cachalot_storage::measure(&targets, self.probe.read_bytes, method, time, seed).ok()
+    }
+
+    /// What the planner says of a machine with these rates if `hit_rate` of the experts asked for is in memory, and of a
+    /// prompt of `tokens` tokens.
+    pub fn forecast(&self, rates: &Rates, hit_rate: f64, tokens: usize) -> Forecast {
+        let late = Late::of(self.checkpoint.architecture());
+        Forecast::with(&self.inspection, &self.plan, rates, late, hit_rate, &[tokens])
+    }
+
+    /// Rows and columns of the weights that share a scale.
+    pub fn fp8_block(&self) -> [usize; 2] {
+        self.checkpoint.architecture().fp8_block()
     }
 
     /// Bytes that reads in flight and kept rows take at most.
@@ -419,6 +482,15 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Engine({}, context {}, {} threads)", self.label(), self.context(), self.threads)
     }
+}
+
+/// What decides the bits of a state: the checkpoint, and how it is computed. The number changes when states do.
+fn state_identity(checkpoint: &Checkpoint, options: &EngineOptions) -> Result<String, CheckpointError> {
+    const STATES: u32 = 1;
+    let checkpoint = identity::of_weights(checkpoint)?;
+    let EngineOptions { arithmetic, cache, ablation, .. } = options;
+    let text = format!("{STATES} {checkpoint:032x} {arithmetic:?} {cache:?} {ablation:?}");
+    Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())))
 }
 
 fn open_tokenizer(files: &dyn Files, architecture: &Architecture) -> Result<Tokenizer, OpenError> {

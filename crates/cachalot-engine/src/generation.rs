@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use cachalot_model::{LogitsOf, Segment, Sequence};
+use cachalot_model::{LogitsOf, Segment, Sequence, Workspace};
 
 use crate::constraint::Constrained;
 use crate::engine::Engine;
@@ -26,6 +26,8 @@ pub(crate) struct Generation {
     next: Option<u32>,
     /// Position inside the prompt at which the state is worth keeping: others may share it.
     stop_at: Option<usize>,
+    /// Tokens of the prompt whose table rows have been ordered.
+    expected: usize,
     start: Instant,
     outcome: Outcome,
 }
@@ -68,6 +70,7 @@ impl Generation {
             tokens: Vec::new(),
             next: None,
             stop_at: None,
+            expected: 0,
             start,
             outcome: Outcome::nothing(prompt.len()),
         })
@@ -125,6 +128,15 @@ impl Generation {
     /// Says how much of the prompt is done; true if the caller wants to go on.
     pub fn report(&self, on_event: &mut dyn FnMut(Event<'_>) -> Flow) -> bool {
         on_event(Event::Prefill { done: self.tokens.len(), total: self.prompt.len() }) == Flow::Continue
+    }
+
+    /// Rows of tables are known before anything is computed: all of the prompt's are ordered, as far as they have room.
+    pub fn expect(&mut self, engine: &Engine, work: &mut Workspace) {
+        let done = self.tokens.len();
+        if done < self.prompt.len() {
+            let before = self.expected.saturating_sub(done);
+            self.expected = done + engine.model().expect(work, &self.sequence, &self.prompt[done..], before);
+        }
     }
 
     /// What the sequence sees next: of the prompt at most `most` tokens, else the newest token.

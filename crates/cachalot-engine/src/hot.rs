@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use cachalot_checkpoint::Checkpoint;
 use serde::{Deserialize, Serialize};
 
+use crate::identity;
+
 /// Largest file that is read, in bytes.
 const MOST_BYTES: u64 = 4 << 20;
 
@@ -30,7 +32,7 @@ struct Content {
 impl HotList {
     /// The file for `checkpoint` in `directory`, which need not exist.
     pub fn new(directory: &Path, checkpoint: &Checkpoint) -> Self {
-        let identity = identity(checkpoint);
+        let identity = format!("{:016x}", identity::of_layout(checkpoint));
         Self { path: directory.join(format!("hot-{identity}.json")), identity }
     }
 
@@ -65,26 +67,6 @@ impl HotList {
         }
         outcome
     }
-}
-
-/// A number that another checkpoint will not have: of all shards' names and lengths, and all tensors' names and places.
-fn identity(checkpoint: &Checkpoint) -> String {
-    // FNV-1a: no secret, only a name.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    };
-    for shard in checkpoint.shards() {
-        add(shard.name.as_bytes());
-        add(&shard.length().unwrap_or(0).to_le_bytes());
-    }
-    for tensor in checkpoint.tensors() {
-        add(tensor.name.as_bytes());
-        add(&checkpoint.file_offset(tensor).to_le_bytes());
-    }
-    format!("{hash:016x}")
 }
 
 #[cfg(test)]

@@ -174,7 +174,7 @@ impl Session {
     /// A session without tokens.
     pub fn new(engine: Arc<Engine>) -> Self {
         let sequence = engine.model().sequence();
-        let prefixes = Prefixes::new(engine.plan().state_bytes());
+        let prefixes = Prefixes::new(engine.plan().state_bytes(), engine.prefix_store());
         Self { engine, work: Workspace::new(), sequence, tokens: Vec::new(), prefixes, prefill: Prefill::Exact }
     }
 
@@ -214,11 +214,12 @@ impl Session {
         let engine = Arc::clone(&self.engine);
         let mut generation = Generation::new(&engine, prompt, request, Instant::now())?;
         if self.prefill != request.prefill {
-            // What one prefill approximated must not leak into answers of the other.
-            self.prefixes.clear();
+            // What one prefill approximated must not leak into answers of the other, nor onto the disk.
+            let store = engine.prefix_store().filter(|_| request.prefill == Prefill::Exact);
+            self.prefixes = Prefixes::new(engine.plan().state_bytes(), store);
             self.prefill = request.prefill;
         }
-        if let Some(state) = self.prefixes.longest(prompt) {
+        if let Some(state) = self.prefixes.longest(prompt, &engine.model().sequence()) {
             generation.go_on_from(state);
         }
         let result = self.run(&engine, &mut generation, on_event);
@@ -243,6 +244,7 @@ impl Session {
         }
         loop {
             engine.relieve();
+            generation.expect(engine, &mut self.work);
             let mut segments = [generation.segment(engine.prefill_chunk())];
             let count = segments[0].tokens.len();
             match engine.model().advance(&mut self.work, &mut segments, None) {

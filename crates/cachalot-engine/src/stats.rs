@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cachalot_experts::{ExpertStats, RowStats};
+use cachalot_experts::{ExpertStats, LayerStats, RowStats};
 use cachalot_storage::Activity;
 use serde::Serialize;
 
@@ -13,6 +13,8 @@ pub struct Stats {
     pub experts: ExpertStats,
     /// Rows of tables.
     pub rows: RowStats,
+    /// Layers that are not kept.
+    pub layers: LayerStats,
     /// Everything that the disk was asked for while the model ran.
     pub disk: Activity,
 }
@@ -38,6 +40,10 @@ pub struct StatsReport {
     pub disk_prefetch_bytes: u64,
     /// Bytes of table rows read.
     pub disk_row_bytes: u64,
+    /// Layers that are read in every step.
+    pub streamed_layers: usize,
+    /// Bytes of them that were read.
+    pub disk_layer_bytes: u64,
     /// Bytes per second while the disk was busy; absent if it never was.
     pub disk_bytes_per_s: Option<f64>,
     /// Seconds that the disk was busy.
@@ -46,6 +52,8 @@ pub struct StatsReport {
     pub expert_wait_s: f64,
     /// Seconds waited for rows.
     pub row_wait_s: f64,
+    /// Seconds waited for layers.
+    pub layer_wait_s: f64,
     /// Share of the guesses that were right; absent without guesses.
     pub prefetch_precision: Option<f64>,
     /// Share of the experts that were not kept which had been read before they were asked for; absent without any.
@@ -69,6 +77,7 @@ impl Stats {
                 bytes: rows.bytes - earlier.rows.bytes,
                 waited: rows.waited.saturating_sub(earlier.rows.waited),
             },
+            layers: self.layers.since(&earlier.layers),
             disk: Activity {
                 reads: disk.reads - earlier.disk.reads,
                 bytes: disk.bytes - earlier.disk.bytes,
@@ -84,7 +93,7 @@ impl Stats {
 
     /// The figures.
     pub fn report(&self) -> StatsReport {
-        let Self { experts, rows, .. } = self;
+        let Self { experts, rows, layers, .. } = self;
         StatsReport {
             expert_hits: experts.hits,
             expert_misses: experts.misses,
@@ -95,10 +104,13 @@ impl Stats {
             disk_demand_bytes: experts.demand_bytes,
             disk_prefetch_bytes: experts.prefetch_bytes,
             disk_row_bytes: rows.bytes,
+            streamed_layers: layers.streamed,
+            disk_layer_bytes: layers.bytes,
             disk_bytes_per_s: self.disk_rate(),
             disk_busy_s: self.disk.busy.as_secs_f64(),
             expert_wait_s: experts.waited.as_secs_f64(),
             row_wait_s: rows.waited.as_secs_f64(),
+            layer_wait_s: layers.waited.as_secs_f64(),
             prefetch_precision: experts.prefetch.precision(),
             prefetch_recall: experts.prefetch_recall(),
             prefetch_dropped: experts.prefetch.dropped,

@@ -1,4 +1,4 @@
-//! Why an expert or a row cannot be had.
+//! Why an expert, a layer or a row cannot be had.
 
 use cachalot_checkpoint::CheckpointError;
 use cachalot_storage::StorageError;
@@ -44,6 +44,39 @@ pub enum ExpertError {
         /// Why; names shard, tensor and index.
         source: Box<CheckpointError>,
     },
+}
+
+/// Why the matrices of a layer that is not kept cannot be provided.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayerError {
+    /// The layer is kept, or there is none of this number.
+    #[error("layer {layer} is not one of those that are read in every step")]
+    Kept {
+        /// The layer that was asked for.
+        layer: usize,
+    },
+    /// The disk did not deliver.
+    #[error("layer {layer} ({tensors}): {source}")]
+    Disk {
+        /// The layer.
+        layer: usize,
+        /// The tensors that the read was for.
+        tensors: String,
+        /// Why; names shard and offset.
+        source: Box<StorageError>,
+    },
+    /// One of its tensors cannot be read.
+    #[error("layer {layer}: {source}")]
+    Read {
+        /// The layer.
+        layer: usize,
+        /// Why; names shard, tensor and index.
+        source: Box<CheckpointError>,
+    },
+    /// The caller no longer wants to wait.
+    #[error("interrupted while waiting for the disk")]
+    Interrupted,
 }
 
 /// Why a row cannot be provided.

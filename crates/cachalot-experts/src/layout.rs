@@ -1,23 +1,19 @@
 //! Where every routed expert lies in the shards, and in which pieces it is read.
 //!
-//! Computed from the headers, never assumed: tensors that lie one behind the other are one range (in the published
-//! shards an expert's three weights are one and its three scales another), scattered ones are ranges of their own. A
-//! long range is cut between rows, so that packing the first piece goes on while the next is read.
+//! Computed from the headers, never assumed: in the published shards an expert's three weights are one range and its
+//! three scales another, scattered tensors are ranges of their own (`pieces.rs`).
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use cachalot_checkpoint::{BadCode, Checkpoint, CheckpointError, StoredMatrix, TensorInfo};
+use cachalot_checkpoint::{Checkpoint, CheckpointError, StoredMatrix, TensorInfo};
 use cachalot_kernels::{Format, Matrix};
 use cachalot_storage::{Storage, Target};
 use smallvec::SmallVec;
 
 use crate::Expert;
+use crate::pieces::{self, Form, PIECE_BYTES, Part, Piece, Pieces, Place, Stretch, locate};
 
-/// Ranges longer than this are read in pieces of about this size: disks are no faster with more.
-pub(crate) const PIECE_BYTES: usize = 4 << 20;
-/// Rows that a matrix takes over at once.
-const ROWS: usize = 16;
 /// Most pieces of an expert: one bit each in half a word.
 pub(crate) const MOST_PIECES: usize = 32;
 /// The matrices of an expert, in the order of their places.
@@ -33,59 +29,6 @@ pub(crate) struct Layout {
     /// Per expert its six tensors: weight and scales of w1, w3, w2.
     places: Vec<[Place; 6]>,
     piece_bytes: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Form {
-    format: Format,
-    rows: usize,
-    columns: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    file: u32,
-    start: u64,
-}
-
-/// A read, and what of the expert it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Piece {
-    pub(crate) file: u32,
-    pub(crate) offset: u64,
-    pub(crate) bytes: usize,
-    pub(crate) parts: SmallVec<[Part; 6]>,
-}
-
-/// Rows of one tensor inside a piece.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Part {
-    /// Which of the six tensors.
-    tensor: usize,
-    first_row: usize,
-    /// Where they are in the piece.
-    at: usize,
-    bytes: usize,
-}
-
-impl Part {
-    /// Which matrix they belong to.
-    pub(crate) fn matrix(&self) -> usize {
-        self.tensor / 2
-    }
-}
-
-pub(crate) type Pieces = SmallVec<[Piece; 8]>;
-
-impl Form {
-    /// Rows and bytes per row of the weight (`part` 0) or of the scales (1).
-    fn rows(&self, part: usize) -> (usize, usize) {
-        match (part, self.format) {
-            (0, format) => (self.rows, format.row_bytes(self.columns)),
-            (_, Format::Fp8 { block }) => (self.rows.div_ceil(block[0]), self.format.scale_row_bytes(self.columns)),
-            (_, format) => (self.rows, format.scale_row_bytes(self.columns)),
-        }
-    }
 }
 
 fn name(layer: usize, expert: usize, matrix: &str) -> String {
@@ -125,7 +68,7 @@ impl Layout {
         let mut layout =
             Self { checkpoint, layers, experts, forms: forms.unwrap_or(empty), files, places, piece_bytes: 0 };
         // A unit of rows is never cut, and an expert never has more pieces than a word has bits.
-        let unit = layout.tensors().map(|(_, rows, bytes)| rows.min(ROWS) * bytes).max().unwrap_or(0);
+        let unit = layout.stretches(0).iter().map(Stretch::unit).max().unwrap_or(0);
         layout.piece_bytes = PIECE_BYTES.max(unit).max(layout.record_bytes() / (MOST_PIECES / 4));
         Ok(layout)
     }
@@ -181,53 +124,16 @@ impl Layout {
         Ok(Expert { w1: matrix(0)?, w3: matrix(1)?, w2: matrix(2)? })
     }
 
-    /// The reads that fetch an expert, as few as its layout allows.
-    pub(crate) fn pieces(&self, key: u32) -> Pieces {
-        let places = &self.places[key as usize];
-        let mut tensors: SmallVec<[(Place, usize, usize, usize); 6]> =
-            self.tensors().map(|(tensor, rows, bytes)| (places[tensor], tensor, rows, bytes)).collect();
-        tensors.sort_unstable();
-        let mut pieces = Pieces::new();
-        let mut rest = &tensors[..];
-        while let Some(&(Place { file, start }, ..)) = rest.first() {
-            let mut end = start;
-            let together = rest.iter().take_while(|(place, _, rows, bytes)| {
-                let next = place.file == file && place.start == end;
-                end += (rows * bytes) as u64;
-                next
-            });
-            let count = together.count();
-            let range: usize = rest[..count].iter().map(|(_, _, rows, bytes)| rows * bytes).sum();
-            let size = range.div_ceil(range.div_ceil(self.piece_bytes).max(1));
-            self.cut(&rest[..count], size, &mut pieces);
-            rest = &rest[count..];
-        }
-        pieces
+    /// The tensors of an expert.
+    fn stretches(&self, key: u32) -> SmallVec<[Stretch; 6]> {
+        let Some(places) = self.places.get(key as usize) else { return SmallVec::new() };
+        let stretch = |(tensor, rows, row_bytes)| Stretch { place: places[tensor], tensor, rows, row_bytes };
+        self.tensors().map(stretch).collect()
     }
 
-    /// Cuts neighbouring tensors in pieces of about `size` bytes.
-    fn cut(&self, tensors: &[(Place, usize, usize, usize)], size: usize, pieces: &mut Pieces) {
-        let mut open = false;
-        for &(Place { file, start }, tensor, rows, row_bytes) in tensors {
-            let mut first_row = 0;
-            while first_row < rows {
-                if !open {
-                    let offset = start + (first_row * row_bytes) as u64;
-                    pieces.push(Piece { file, offset, bytes: 0, parts: SmallVec::new() });
-                }
-                let Some(piece) = pieces.last_mut() else { return };
-                let room = (size.saturating_sub(piece.bytes)).min(self.piece_bytes - piece.bytes.min(self.piece_bytes));
-                let units = (room / (row_bytes * ROWS)).max(usize::from(piece.bytes == 0));
-                let count = (units * ROWS).min(rows - first_row);
-                if count > 0 {
-                    piece.parts.push(Part { tensor, first_row, at: piece.bytes, bytes: count * row_bytes });
-                    piece.bytes += count * row_bytes;
-                }
-                first_row += count;
-                // Rows are left: they begin the next piece.
-                open = first_row == rows;
-            }
-        }
+    /// The reads that fetch an expert, as few as its layout allows.
+    pub(crate) fn pieces(&self, key: u32) -> Pieces {
+        pieces::pieces(&mut self.stretches(key), self.piece_bytes)
     }
 
     /// Packs one part of an expert's piece into the matrix it belongs to; its codes are checked.
@@ -235,21 +141,8 @@ impl Layout {
     /// # Errors
     /// If a code stands for no number: names shard, tensor and index.
     pub(crate) fn pack(&self, key: u32, part: &Part, bytes: &[u8], matrix: &mut Matrix) -> Result<(), CheckpointError> {
-        let bytes = &bytes[part.at..part.at + part.bytes];
         let form = self.forms[part.matrix()];
-        let (_, row_bytes) = form.rows(part.tensor % 2);
-        let before = (part.first_row * row_bytes) as u64;
-        if part.tensor % 2 == 1 {
-            let outcome = matrix.load_scale_rows(part.first_row, bytes);
-            return outcome.map_err(|bad| self.refused(key, part.tensor, before + bad.index as u64, BadCode::Scale));
-        }
-        if matches!(form.format, Format::Bf16 | Format::F32) {
-            let tensor = self.tensor(key, part.tensor)?;
-            let width = tensor.dtype.bytes();
-            self.checkpoint.check_codes(tensor, before / width, bytes)?;
-        }
-        let outcome = matrix.load_rows(part.first_row, bytes);
-        outcome.map_err(|bad| self.refused(key, part.tensor, before + bad.index as u64, BadCode::Fp8))
+        pieces::pack(&self.checkpoint, form, part, bytes, matrix, || self.tensor(key, part.tensor))
     }
 
     /// The names of the tensors in a piece.
@@ -262,13 +155,6 @@ impl Layout {
         let (layer, expert) = self.of_key(key);
         let stored = self.checkpoint.stored_matrix(&name(layer, expert as usize, MATRICES[tensor / 2]))?;
         Ok(if tensor % 2 == 1 { stored.scales.unwrap_or(stored.weight) } else { stored.weight })
-    }
-
-    fn refused(&self, key: u32, tensor: usize, index: u64, code: BadCode) -> CheckpointError {
-        match self.tensor(key, tensor) {
-            Ok(tensor) => self.checkpoint.refused(tensor, index, code),
-            Err(error) => error,
-        }
     }
 
     /// Where records lie, for a probe: per file the range from the first to the last of them.
@@ -287,27 +173,10 @@ impl Layout {
     }
 }
 
-fn locate(
-    checkpoint: &Checkpoint,
-    tensor: &TensorInfo,
-    files: &mut Vec<Arc<dyn Storage>>,
-) -> Result<Place, CheckpointError> {
-    let file =
-        checkpoint.file_of(tensor).ok_or_else(|| CheckpointError::NoTensor { tensor: tensor.name.to_string() })?;
-    // Neighbouring experts mostly lie in the shard found last.
-    let number = match files.iter().rposition(|other| Arc::ptr_eq(other, file)) {
-        Some(number) => number,
-        None => {
-            files.push(Arc::clone(file));
-            files.len() - 1
-        }
-    };
-    Ok(Place { file: number as u32, start: checkpoint.file_offset(tensor) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pieces::ROWS;
     use cachalot_storage::{Directory, Embedded, Files};
 
     fn layout(files: Arc<dyn Files>) -> Layout {
@@ -346,7 +215,7 @@ mod tests {
         assert!((1..6).contains(&whole), "{whole} reads for six tensors");
         for piece in [600, 1000, 5000] {
             // Never below a unit of rows.
-            let unit = layout.tensors().map(|(_, rows, bytes)| rows.min(ROWS) * bytes).max().expect("tensors");
+            let unit = layout.stretches(key).iter().map(Stretch::unit).max().expect("tensors");
             layout.piece_bytes = piece.max(unit).max(layout.record_bytes() / 8);
             assert!(assert_complete(&layout, key) > whole);
         }

@@ -1,6 +1,6 @@
-//! Who provides routed experts and table rows to the model.
+//! Who provides routed experts, table rows and layers that are not kept to the model.
 //!
-//! Owns the seam between the model, which asks for experts and rows by number, and the checkpoint, which has tensors.
+//! Owns the seam between the model, which asks for experts, rows and layers by number, and the checkpoint, which has tensors.
 //! A placement or caching decision made here changes speed, never a number: what is handed out is what is stored.
 //! Spec sections 2.2, 2.3 and 3.10 e.
 #![forbid(unsafe_code)]
@@ -8,22 +8,27 @@
 mod delivery;
 mod error;
 mod guard;
+mod layers;
 mod layout;
 mod load;
+mod pieces;
 mod policy;
 mod row_cache;
 mod rows;
 mod stats;
 mod streamed;
+mod streamed_layers;
 mod table;
 pub mod trace;
 
 pub use delivery::{Certainty, Delivery, Interrupt, Wanted};
-pub use error::{ExpertError, RowError};
+pub use error::{ExpertError, LayerError, RowError};
+pub use layers::{LAYER_BUFFERS, LayerLayout, LayerSource, Matrices, StreamedSet};
 pub use policy::{Policy, Residency};
 pub use rows::{CheckpointRows, RowStats};
-pub use stats::{ExpertStats, PrefetchStats};
+pub use stats::{ExpertStats, LayerStats, PrefetchStats};
 pub use streamed::{ExpertLayout, FEWEST_SLOTS, StreamOptions, StreamedExperts};
+pub use streamed_layers::StreamedLayers;
 
 use cachalot_kernels::Matrix;
 use std::ops::Range;
@@ -89,6 +94,12 @@ pub trait RowSource: Send + Sync {
     /// Says that rows will be asked for soon; those of which there are none are left out.
     fn prefetch(&self, table: usize, rows: &[u64]) {
         let _ = (table, rows);
+    }
+
+    /// Rows of table `table` that can be expected and not yet asked for: more would displace each other.
+    fn room(&self, table: usize) -> usize {
+        let _ = table;
+        0
     }
 
     /// Values in a row of table `table` (0 if there is no such table).

@@ -359,9 +359,8 @@ impl RowSource for CheckpointRows {
         self.with_scratch(|scratch| {
             scratch.list(rows);
             scratch.order.dedup_by_key(|(row, _)| *row);
+            let most = self.room(table);
             let mut state = self.shared.lock();
-            // Half of the slots are left to what is asked for now.
-            let most = state.caches[table].capacity_bytes() / form.row_bytes().max(1) / 2;
             for (row, _) in scratch.order.iter().filter(|(row, _)| *row < form.rows()).take(most) {
                 if state.caches[table].find(*row).is_none()
                     && let Some(place) = state.caches[table].assign(*row, self.shared.parts(table))
@@ -375,6 +374,13 @@ impl RowSource for CheckpointRows {
             let few = scratch.order.len() <= FEW_ROWS;
             self.shared.issue(&mut scratch.reads, if few { Priority::Small } else { Priority::Prefetch });
         });
+    }
+
+    fn room(&self, table: usize) -> usize {
+        let Some(form) = self.shared.tables.get(table) else { return 0 };
+        let slots = self.shared.lock().caches[table].capacity_bytes() / form.row_bytes().max(1);
+        // Half of the slots are left to what is asked for now, unless all rows have one.
+        if slots as u64 >= form.rows() { usize::MAX } else { slots / 2 }
     }
 
     fn width(&self, table: usize) -> usize {

@@ -33,6 +33,26 @@ pub struct ExpertStats {
     pub prefetch: PrefetchStats,
 }
 
+/// What layers that are not kept have cost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerStats {
+    /// Number of these layers.
+    pub streamed: usize,
+    /// Bytes of them that were read.
+    pub bytes: u64,
+    /// Time that somebody waited for one.
+    pub waited: Duration,
+}
+
+impl LayerStats {
+    /// What happened since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let waited = self.waited.saturating_sub(earlier.waited);
+        Self { streamed: self.streamed, bytes: self.bytes - earlier.bytes, waited }
+    }
+}
+
 /// What became of experts that were read before they were asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct PrefetchStats {

@@ -1,6 +1,6 @@
 //! Why a step could not be taken.
 
-use cachalot_experts::{ExpertError, RowError};
+use cachalot_experts::{ExpertError, LayerError, RowError};
 
 /// A step that failed; no sequence has moved.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,9 @@ pub enum StepError {
     /// An expert could not be provided.
     #[error(transparent)]
     Expert(ExpertError),
+    /// A layer that is not kept could not be read.
+    #[error(transparent)]
+    Layer(LayerError),
     /// A table row could not be read.
     #[error(transparent)]
     Row(RowError),
@@ -64,6 +67,15 @@ impl From<ExpertError> for StepError {
         match error {
             ExpertError::Interrupted => Self::Cancelled,
             error => Self::Expert(error),
+        }
+    }
+}
+
+impl From<LayerError> for StepError {
+    fn from(error: LayerError) -> Self {
+        match error {
+            LayerError::Interrupted => Self::Cancelled,
+            error => Self::Layer(error),
         }
     }
 }

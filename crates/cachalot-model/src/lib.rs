@@ -13,6 +13,7 @@ mod model;
 mod shared;
 mod state;
 mod step;
+mod stored;
 mod trace;
 
 pub use error::StepError;
@@ -21,4 +22,5 @@ pub use model::Model;
 pub use shared::inputs::Arithmetic;
 pub use state::{CachePrecision, ROLLBACK, RollBackError, Sequence, StateBytes};
 pub use step::{LogitsOf, Segment, Workspace};
+pub use stored::StoredError;
 pub use trace::Trace;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cachalot_checkpoint::CheckpointError;
 use cachalot_checkpoint::deepseek_v41::engram::EngramError;
-use cachalot_experts::{ExpertSource, RowSource};
+use cachalot_experts::{ExpertSource, LayerSource, RowSource};
 use cachalot_kernels::Compute;
 
 use crate::shared::inputs::Arithmetic;
@@ -17,6 +17,8 @@ const MAX_FIXED_STATE: u128 = 1 << 30;
 pub struct Parts {
     /// Who provides routed experts.
     pub experts: Arc<dyn ExpertSource>,
+    /// Who provides the matrices of layers that do not stay; absent if all stay.
+    pub layers: Option<Arc<dyn LayerSource>>,
     /// Who provides table rows: the Engram tables in order, then the embedding.
     pub rows: Arc<dyn RowSource>,
     /// Where to compute.
@@ -55,6 +57,12 @@ pub enum LoadError {
     Architecture {
         /// `model_type` of the config.
         model_type: &'static str,
+    },
+    /// A source of layers that belongs to another model.
+    #[error("{tensor} is to be read in every step, but the layer and the source do not both know it")]
+    Streamed {
+        /// The tensor.
+        tensor: String,
     },
     /// A dimension that this program has no room for.
     #[error("config.json: {field} is {value}; this program goes up to {limit}")]

@@ -81,6 +81,16 @@ impl Model {
         }
     }
 
+    /// Has the table rows that `tokens`, the ones that will follow `sequence` (the rest of a prompt, or a draft), ask for
+    /// read beforehand, each once, those of the first `from` tokens excepted: they have been expected before. Returns how
+    /// many of the tokens have been expected now; the others have no room yet.
+    pub fn expect(&self, work: &mut Workspace, sequence: &Sequence, tokens: &[u32], from: usize) -> usize {
+        match self {
+            Self::V4(model) => model.trunk.expect(work, tokens, from),
+            Self::V41(model) => model.expect(work, sequence, tokens, from),
+        }
+    }
+
     /// Advances `sequence` by `tokens` in chunks of at most `chunk`, with decoder replay, the vendor's approximate
     /// prefill of V4.1; returns the last position's logits, `[vocabulary]`. `progress` hears of the tokens done and ends
     /// the step early by returning false.

@@ -114,6 +114,13 @@ pub struct RollBackError {
     pub floor: usize,
 }
 
+impl CompressedCache {
+    /// Tokens per entry.
+    pub fn ratio(&self) -> usize {
+        self.ratio
+    }
+}
+
 impl Sequence {
     /// The state before any token.
     pub(crate) fn new(layout: &Layout) -> Self {
@@ -213,6 +220,21 @@ impl Sequence {
     /// Forbids returning to earlier positions: their windows are incomplete.
     pub(crate) fn forget_before_here(&mut self) {
         self.floor = self.position;
+    }
+
+    /// N-gram classes of the newest positions.
+    pub(crate) fn history(&self) -> &[u32] {
+        &self.history
+    }
+
+    /// As [`Sequence::history`], to be written.
+    pub(crate) fn history_mut(&mut self) -> &mut [u32] {
+        &mut self.history
+    }
+
+    /// The counters of a state that was stored.
+    pub(crate) fn restore(&mut self, position: usize, floor: usize, owed: usize) {
+        (self.position, self.floor, self.owed) = (position, floor, owed);
     }
 
     /// The n-gram class at `position`, one of the newest.

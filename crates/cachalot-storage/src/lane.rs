@@ -86,21 +86,29 @@ struct State {
     stop: bool,
 }
 
+/// A read whose turn has come.
+enum Turn {
+    Wanted(Queued),
+    /// Nobody wants it any more. Not to be dropped under the lock: with it may go the reader itself.
+    Stale(Queued),
+}
+
 impl State {
     /// The next read that may be issued on a device of depth `depth`.
-    fn next(&mut self, depth: usize) -> Option<Queued> {
+    fn next(&mut self, depth: usize) -> Option<Turn> {
         let limits = [depth + depth.div_ceil(2), depth, depth, depth.div_ceil(GUESS_PART)];
         for (queue, limit) in self.queues.iter_mut().zip(limits) {
-            while self.in_flight < limit
+            if self.in_flight < limit
                 && let Some(queued) = queue.pop_front()
             {
-                if queued.sink.claim(queued.read.token) {
-                    self.in_flight += 1;
-                    if self.in_flight == 1 {
-                        self.since = Some(Instant::now());
-                    }
-                    return Some(queued);
+                if !queued.sink.claim(queued.read.token) {
+                    return Some(Turn::Stale(queued));
                 }
+                self.in_flight += 1;
+                if self.in_flight == 1 {
+                    self.since = Some(Instant::now());
+                }
+                return Some(Turn::Wanted(queued));
             }
         }
         None
@@ -153,8 +161,15 @@ impl Lane {
             if state.stop {
                 return Next::Stop;
             }
-            if let Some(queued) = state.next(self.depth) {
-                return Next::Work(queued);
+            match state.next(self.depth) {
+                Some(Turn::Wanted(queued)) => return Next::Work(queued),
+                Some(Turn::Stale(queued)) => {
+                    drop(state);
+                    drop(queued);
+                    state = self.state();
+                    continue;
+                }
+                None => {}
             }
             if !wait {
                 return Next::Nothing;

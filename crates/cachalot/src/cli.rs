@@ -12,10 +12,13 @@ use crate::commands::{
     forward::ForwardArgs,
     inspect::InspectArgs,
     plan::PlanArgs,
+    ps::PsArgs,
     run::RunArgs,
+    serve::ServeArgs,
     synth::SynthArgs,
     trace::TraceArgs,
 };
+use crate::rehearsal::Rehearsal;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,6 +27,7 @@ Examples:
   cachalot run --model DIR --file notes.txt \"Sum up:\" the file is appended to the prompt
   git diff | cachalot run --model DIR \"Review this:\"  so is what is piped in
   cachalot chat --model DIR                           a conversation
+  cachalot serve --model DIR                          an HTTP server for programs, and a chat page
   cachalot inspect DIR                                what the checkpoint holds
   cachalot plan DIR --memory 24G --context 128k       what fits where, and how fast it will run
   cachalot bench kernels                              how fast this machine is, and how fast it could be
@@ -33,7 +37,7 @@ Examples:
 Standard output carries only the answer; reasoning, progress and figures go to standard error.
 
 Exit codes: 0 done, 1 failure, 2 the command line is wrong, 130 interrupted (Ctrl-C).
-Environment: NO_COLOR turns colours off.";
+Environment: NO_COLOR turns colours off; CACHALOT_KEEP stands for --keep.";
 
 /// Runs the DeepSeek V4 family on your own machine: no conversion, no network.
 #[derive(Debug, Parser)]
@@ -51,6 +55,10 @@ pub enum Command {
     Run(RunArgs),
     /// Hold a conversation
     Chat(ChatArgs),
+    /// Serve the model over HTTP: the APIs of OpenAI and Anthropic, and a chat page
+    Serve(ServeArgs),
+    /// Show what a running server is doing
+    Ps(PsArgs),
     /// Show what a checkpoint holds
     Inspect(InspectArgs),
     /// Show what fits where, how fast it will run, and what limits it
@@ -110,7 +118,7 @@ impl From<Cache> for cachalot_engine::CacheChoice {
 }
 
 /// Where the model runs and how.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
     /// How linear layers treat their inputs
@@ -139,6 +147,10 @@ pub struct EngineArgs {
     /// Never read experts on a guess of what the next layer will want, even where that pays
     #[arg(long)]
     pub no_guess: bool,
+
+    /// Rehearse a disk that fails: eio@400..500 or delay=30@400..401, counted in reads since the model was opened
+    #[arg(long, value_name = "FAULT", value_parser = Rehearsal::parse, hide = true)]
+    pub fault: Option<Rehearsal>,
 }
 
 /// What the model may take.
@@ -164,6 +176,17 @@ impl From<MemoryArgs> for MemoryRequest {
     }
 }
 
+/// What is kept between runs.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Memory")]
+pub struct KeepArgs {
+    /// Most disk space for the states of prompts and answers, so that what begins alike is not processed again; 0 for none
+    ///
+    /// They lie in the user's cache directory, readable by the user only, and hold what was said.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "4G", env = "CACHALOT_KEEP")]
+    pub keep: u64,
+}
+
 /// The checkpoint.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
@@ -186,6 +209,7 @@ impl Command {
     pub fn wants_json(&self) -> bool {
         match self {
             Self::Run(args) => args.json,
+            Self::Ps(args) => args.json,
             Self::Inspect(args) => args.json,
             Self::Plan(args) => args.json,
             Self::Bench(args) => match &args.what {
@@ -194,7 +218,7 @@ impl Command {
                 What::Abilities(args) => args.json,
             },
             Self::Trace(args) => args.wants_json(),
-            Self::Chat(_) | Self::Forward(_) | Self::Synth(_) | Self::Completions { .. } => false,
+            Self::Chat(_) | Self::Serve(_) | Self::Forward(_) | Self::Synth(_) | Self::Completions { .. } => false,
         }
     }
 }

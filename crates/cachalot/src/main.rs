@@ -7,11 +7,14 @@
 mod builtin;
 mod cli;
 mod commands;
+mod config;
 mod interrupt;
 mod open;
 mod output;
 mod prompt;
+mod rehearsal;
 mod report;
+mod status;
 mod stream;
 mod terminal;
 mod text_args;
@@ -23,7 +26,14 @@ use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let arguments = match config::expand(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            report_error(&error, false);
+            return ExitCode::from(2);
+        }
+    };
+    let cli = Cli::parse_from(arguments);
     let json = cli.command.wants_json();
     match dispatch(&cli.command) {
         Ok(code) => code,
@@ -40,6 +50,8 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => commands::run::run(args),
         Command::Chat(args) => commands::chat::chat(args),
+        Command::Serve(args) => commands::serve::serve(args),
+        Command::Ps(args) => commands::ps::ps(args),
         Command::Inspect(args) => commands::inspect::inspect(args),
         Command::Plan(args) => commands::plan::plan(args),
         Command::Forward(args) => commands::forward::forward(args),

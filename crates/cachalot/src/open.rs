@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use cachalot_engine::{Ablation, CacheChoice, Engine, EngineOptions};
-use cachalot_storage::{Files, Spread};
+use cachalot_engine::{Ablation, CacheChoice, Engine, EngineOptions, KeepOptions};
+use cachalot_storage::{FaultyFiles, Files, Plan, Spread};
 
-use crate::cli::{Arithmetic, EngineArgs, ModelArgs};
+use crate::cli::{Arithmetic, EngineArgs, KeepArgs, ModelArgs};
 use crate::terminal::Bar;
 use crate::{builtin, interrupt};
 
@@ -32,14 +32,21 @@ impl Defaults {
 /// # Errors
 /// If there is no such directory, or what it holds is not complete and sound.
 pub fn directory(path: &Path, args: &EngineArgs, defaults: Defaults) -> anyhow::Result<Engine> {
-    checked(path, args, defaults, Ablation::default())
+    checked(path, args, defaults, Extras::default())
 }
 
-fn checked(path: &Path, args: &EngineArgs, defaults: Defaults, ablation: Ablation) -> anyhow::Result<Engine> {
+/// What only some commands ask for.
+#[derive(Default)]
+struct Extras {
+    ablation: Ablation,
+    keep: Option<KeepOptions>,
+}
+
+fn checked(path: &Path, args: &EngineArgs, defaults: Defaults, extras: Extras) -> anyhow::Result<Engine> {
     check_directory(path)?;
     args.also.iter().try_for_each(|path| check_directory(path))?;
     let paths = [path].into_iter().chain(args.also.iter().map(PathBuf::as_path));
-    open(Arc::new(Spread::new(paths)), args, defaults, ablation)
+    open(Arc::new(Spread::new(paths)), args, defaults, extras)
         .with_context(|| format!("cannot run the model in {}", path.display()))
 }
 
@@ -48,21 +55,35 @@ fn checked(path: &Path, args: &EngineArgs, defaults: Defaults, ablation: Ablatio
 /// # Errors
 /// As [`directory`].
 pub fn model(model: &ModelArgs, args: &EngineArgs, quiet: bool) -> anyhow::Result<Engine> {
-    ablated(model, args, quiet, Ablation::default())
+    answering(model, args, quiet, Extras::default())
 }
 
-/// As [`model`], with parts of the model left out.
+/// Opens it with states kept on the disk as `keep` says.
+///
+/// # Errors
+/// As [`directory`].
+pub fn keeping(model: &ModelArgs, args: &EngineArgs, keep: KeepArgs, quiet: bool) -> anyhow::Result<Engine> {
+    let directory = cache_directory().filter(|_| keep.keep > 0);
+    let keep = directory.map(|directory| KeepOptions { directory, bytes: keep.keep });
+    answering(model, args, quiet, Extras { keep, ..Extras::default() })
+}
+
+/// Opens it with parts of the model left out.
 ///
 /// # Errors
 /// As [`directory`].
 pub fn ablated(model: &ModelArgs, args: &EngineArgs, quiet: bool, ablation: Ablation) -> anyhow::Result<Engine> {
+    answering(model, args, quiet, Extras { ablation, ..Extras::default() })
+}
+
+fn answering(model: &ModelArgs, args: &EngineArgs, quiet: bool, extras: Extras) -> anyhow::Result<Engine> {
     match &model.model {
-        Some(path) => checked(path, args, Defaults::ANSWER, ablation),
+        Some(path) => checked(path, args, Defaults::ANSWER, extras),
         None => {
             if !quiet {
                 eprintln!("{}", builtin::NOTE);
             }
-            open(Arc::new(builtin::nano()), args, Defaults::ANSWER, ablation)
+            open(Arc::new(builtin::nano()), args, Defaults::ANSWER, extras)
         }
     }
 }
@@ -79,7 +100,7 @@ pub fn check_directory(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults, ablation: Ablation) -> anyhow::Result<Engine> {
+fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults, extras: Extras) -> anyhow::Result<Engine> {
     let options = EngineOptions {
         arithmetic: args.arithmetic.unwrap_or(defaults.arithmetic).into(),
         threads: args.threads.map(usize::from),
@@ -88,26 +109,47 @@ fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults, ablation: 
         guess: !args.no_guess,
         interrupt: interrupt::handle(),
         cache_directory: cache_directory(),
-        ablation,
+        ablation: extras.ablation,
+        keep: extras.keep,
         ..EngineOptions::default()
+    };
+    let plan = Plan::new();
+    let files = match args.fault {
+        Some(_) => Arc::new(FaultyFiles::new(files, Arc::clone(&plan))) as Arc<dyn Files>,
+        None => files,
     };
     let mut bar = Bar::bytes("loading");
     let engine = Engine::open(files, &options, &mut |loading| bar.set(loading.done, loading.total));
     bar.clear();
     let engine = engine?;
+    if let Some(rehearsal) = &args.fault {
+        rehearsal.begin(&plan);
+    }
     engine.notes().iter().for_each(|note| eprintln!("cachalot: {note}"));
     Ok(engine)
 }
 
 /// Where the program keeps what it may lose: `XDG_CACHE_HOME/cachalot`, or `.cache/cachalot` at home.
 fn cache_directory() -> Option<PathBuf> {
+    user_directory("XDG_CACHE_HOME", ".cache")
+}
+
+/// Where the program keeps what its user would miss: `XDG_STATE_HOME/cachalot`, or `.local/state/cachalot` at home.
+pub fn state_directory() -> Option<PathBuf> {
+    user_directory("XDG_STATE_HOME", ".local/state")
+}
+
+fn user_directory(variable: &str, at_home: &str) -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    let base = absolute(variable).or_else(|| Some(absolute("HOME")?.join(at_home)));
     base.map(|base| base.join("cachalot"))
 }
 
 /// Keeps what the next start profits from; that it cannot be kept is no failure.
 pub fn remember(engine: &Engine, model: &ModelArgs) {
+    if let Some(store) = engine.prefix_store() {
+        store.notes().iter().for_each(|note| eprintln!("cachalot: {note}"));
+    }
     if model.model.is_some()
         && let Err(error) = engine.remember()
     {

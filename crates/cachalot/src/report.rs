@@ -45,7 +45,7 @@ pub fn stats(stats: &Stats, turn: &Turn) -> String {
     let (report, outcome) = (stats.report(), &turn.outcome);
     let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
     let all = outcome.prefill_time + outcome.decode_time;
-    let waited = stats.experts.waited + stats.rows.waited;
+    let waited = stats.experts.waited + stats.rows.waited + stats.layers.waited;
     let mut text = format!(
         "experts: {} of {} uses from memory ({:.1} %), {} of {} slots full\n",
         report.expert_hits,
@@ -63,6 +63,14 @@ pub fn stats(stats: &Stats, turn: &Turn) -> String {
     );
     if let Some(rate) = report.disk_bytes_per_s {
         text += &format!("; {:.2} GB/s while it was read", rate / 1e9);
+    }
+    if report.streamed_layers > 0 {
+        text += &format!(
+            "\nlayers: {} read every step, {} so far, waited for {}",
+            report.streamed_layers,
+            mb(report.disk_layer_bytes),
+            seconds(stats.layers.waited)
+        );
     }
     text += &format!(
         "\ntime: prompt {}, answer {}; of both {} waited for experts, {} for rows, {} computed",

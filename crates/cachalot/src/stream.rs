@@ -1,16 +1,19 @@
 //! A turn as it happens: the answer to standard output, the rest to standard error.
 
 use std::io::{IsTerminal, stderr, stdout};
+use std::sync::Arc;
 
-use cachalot_engine::{Flow, Turn, TurnEvent};
+use cachalot_engine::{Engine, Flow, Turn, TurnEvent};
 use cachalot_text::parser::{Event, FinishReason};
 
+use crate::status::Status;
 use crate::terminal::{Bar, dim, harmless, seconds};
 use crate::{interrupt, output};
 
 /// Shows one turn.
 pub struct Stream {
     bar: Bar,
+    status: Status,
     /// Whether anything is shown: not for programs, which get everything at the end.
     shown: bool,
     /// Whether standard output and standard error are terminals.
@@ -23,9 +26,10 @@ pub struct Stream {
 
 impl Stream {
     /// For one turn; nothing is shown for a program that reads JSON.
-    pub fn new(shown: bool) -> Self {
+    pub fn new(engine: &Arc<Engine>, shown: bool) -> Self {
         Self {
             bar: Bar::tokens("reading"),
+            status: Status::new(engine, shown),
             shown,
             terminals: [stdout().is_terminal(), stderr().is_terminal()],
             in_reasoning: false,
@@ -47,14 +51,19 @@ impl Stream {
             TurnEvent::Output(Event::Answer(text)) if self.shown => self.answer(text),
             _ => {}
         }
+        if !matches!(event, TurnEvent::Prefill { .. }) {
+            self.status.token();
+        }
         if interrupt::pressed() || self.failed.is_some() { Flow::Cancel } else { Flow::Continue }
     }
 
     fn reasoning(&mut self, text: &str) {
         let (on, off) = dim();
         let text = if self.terminals[1] { harmless(text) } else { text.into() };
+        self.status.clear();
         // One write for each piece: the styles stay around it whatever comes between.
         eprint!("{on}{text}{off}");
+        self.status.wrote(&text);
         self.in_reasoning = true;
     }
 
@@ -64,13 +73,19 @@ impl Stream {
             self.at_line_start = last == '\n';
         }
         let text = if self.terminals[0] { harmless(text) } else { text.into() };
+        self.status.clear();
+        if self.terminals[0] {
+            self.status.wrote(&text);
+        }
         if let Err(error) = output::print(&text) {
             self.failed = Some(error);
         }
     }
 
     fn end_reasoning(&mut self) {
+        self.status.clear();
         if std::mem::take(&mut self.in_reasoning) {
+            self.status.wrote("\n");
             eprintln!("\n");
         }
     }

@@ -21,7 +21,6 @@ use llguidance::TokenParser;
 use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
 use serde_json::{Value, json};
 
-use crate::engine::Engine;
 pub(crate) use state::Constrained;
 use vocabulary::{Ids, Vocabulary};
 
@@ -114,39 +113,50 @@ impl Constraint {
     }
 }
 
-/// The constraint of the output that follows the prompt of `conversation`, which begins at `start`; none if it is free.
-/// `wish` is what a request adds to its conversation.
-///
-/// Takes milliseconds, with large schemas up to a second; the result is kept, so that the same tools are compiled once.
-///
-/// # Errors
-/// [`ConstraintError`], whose text is meant for whoever asked.
-pub fn for_conversation(
-    engine: &Engine,
-    conversation: &Conversation,
-    start: StartState,
-    wish: Option<&Wish>,
-) -> Result<Option<Constraint>, ConstraintError> {
-    match OutputConstraint::new(engine.tokenizer(), conversation, start, wish)? {
-        Some(rules) => engine.constraints().constraint(engine, rules).map(Some),
-        None => Ok(None),
-    }
-}
-
-/// The constraints of an engine.
-#[derive(Default)]
-pub(crate) struct Constraints {
+/// Constraints of a model's outputs. Shared: the vocabulary is searched through once, and what was compiled last is kept.
+pub struct Constraints {
+    tokenizer: Arc<Tokenizer>,
     vocabulary: Mutex<Option<Arc<Vocabulary>>>,
     /// The latest first.
     kept: Mutex<VecDeque<Constraint>>,
 }
 
+impl fmt::Debug for Constraints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Constraints").finish_non_exhaustive()
+    }
+}
+
 impl Constraints {
-    fn constraint(&self, engine: &Engine, rules: OutputConstraint) -> Result<Constraint, ConstraintError> {
+    /// For the model of `tokenizer`. Costs nothing until one is asked for.
+    pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
+        Self { tokenizer, vocabulary: Mutex::default(), kept: Mutex::default() }
+    }
+
+    /// The constraint of the output that follows the prompt of `conversation`, which begins at `start`; none if it is
+    /// free. `wish` is what a request adds to its conversation.
+    ///
+    /// Takes milliseconds, with large schemas up to seconds; the result is kept, so that the same tools are compiled once.
+    ///
+    /// # Errors
+    /// [`ConstraintError`], whose text is meant for whoever asked.
+    pub fn for_conversation(
+        &self,
+        conversation: &Conversation,
+        start: StartState,
+        wish: Option<&Wish>,
+    ) -> Result<Option<Constraint>, ConstraintError> {
+        match OutputConstraint::new(&self.tokenizer, conversation, start, wish)? {
+            Some(rules) => self.constraint(rules).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn constraint(&self, rules: OutputConstraint) -> Result<Constraint, ConstraintError> {
         if let Some(constraint) = self.find(&rules) {
             return Ok(constraint);
         }
-        let vocabulary = self.vocabulary(engine)?;
+        let vocabulary = self.vocabulary()?;
         let compiled = std::thread::scope(|scope| {
             let builder = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
             let thread = builder.spawn_scoped(scope, || compile(&vocabulary, rules));
@@ -170,12 +180,12 @@ impl Constraints {
     }
 
     /// Made when the first constraint is asked for.
-    fn vocabulary(&self, engine: &Engine) -> Result<Arc<Vocabulary>, ConstraintError> {
+    fn vocabulary(&self) -> Result<Arc<Vocabulary>, ConstraintError> {
         let mut vocabulary = self.vocabulary.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(vocabulary) = &*vocabulary {
             return Ok(Arc::clone(vocabulary));
         }
-        let made = Vocabulary::new(engine.tokenizer(), &limits()).map_err(ConstraintError::Vocabulary)?;
+        let made = Vocabulary::new(&self.tokenizer, &limits()).map_err(ConstraintError::Vocabulary)?;
         let made = Arc::new(made);
         *vocabulary = Some(Arc::clone(&made));
         Ok(made)

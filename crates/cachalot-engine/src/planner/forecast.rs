@@ -1,7 +1,8 @@
 //! How fast a plan will run: arithmetic over rates that were measured on the machine.
 //!
 //! Owns the sums, and nothing that measures. A token's dense weights stream from memory; its routed experts are computed
-//! while those that are missing come from the disk, so the slower of the two counts; nothing else overlaps.
+//! while those that are missing come from the disk, so the slower of the two counts. Layers that are not kept are read all
+//! the while; nothing else overlaps.
 
 use cachalot_checkpoint::{Group, Inspection};
 use serde::Serialize;
@@ -70,17 +71,35 @@ impl Forecast {
     /// Forecasts a model under a plan; `late` is the share of a long prompt's layer work that is not needed (V4.1's layers
     /// behind the last KV source), beyond its last `reach` tokens.
     pub fn new(inspection: &Inspection, plan: &MemoryPlan, rates: &Rates, late: Late) -> Self {
-        let model = Model::of(inspection, rates);
         let hit_rate = plan.experts as f64 / (inspection.memory.experts_bytes.max(1)) as f64;
+        Self::with(inspection, plan, rates, late, hit_rate, &PROMPTS)
+    }
+
+    /// As [`Forecast::new`], where `hit_rate` of the experts asked for is known to be in memory, for prompts of `lengths`
+    /// tokens: what arithmetic makes of a measurement.
+    pub fn with(
+        inspection: &Inspection,
+        plan: &MemoryPlan,
+        rates: &Rates,
+        late: Late,
+        hit_rate: f64,
+        lengths: &[usize],
+    ) -> Self {
+        let model = Model::of(inspection, rates);
         let missing = (1.0 - hit_rate).clamp(0.0, 1.0) * inspection.token.experts_bytes as f64;
-        let decode = |disk: f64| model.dense + model.experts.max(missing / disk);
+        let layers = plan.streamed_bytes as f64;
+        let decode = |disk: f64| (model.dense + model.experts.max(missing / disk)).max((missing + layers) / disk);
         let disk = rates.disk.unwrap_or([f64::INFINITY; 2]);
-        let bound = if missing / disk[0] > model.experts { Bound::Disk } else { Bound::Memory };
+        let reading = missing / disk[0] > model.experts || layers / disk[0] > model.dense;
+        let bound = if reading { Bound::Disk } else { Bound::Memory };
         Self {
             tokens_per_s: disk.map(|disk| 1.0 / decode(disk)),
             bound,
             hit_rate: hit_rate.min(1.0),
-            prompts: PROMPTS.map(|tokens| prompt(inspection, plan, rates, &model, late, tokens)).to_vec(),
+            prompts: lengths
+                .iter()
+                .map(|tokens| prompt(inspection, plan, rates, &model, late, hit_rate, *tokens))
+                .collect(),
         }
     }
 }
@@ -119,13 +138,13 @@ fn prompt(
     rates: &Rates,
     model: &Model,
     late: Late,
+    hit_rate: f64,
     tokens: usize,
 ) -> PromptTime {
     let memory = &inspection.memory;
     let per_layer = memory.experts as f64 / inspection.layers as f64;
     let chosen = inspection.token.experts_bytes as f64 / memory.expert_bytes.max(1) as f64 / inspection.layers as f64;
     let layer_operations = 2.0 * (inspection.token.active_parameters - inspection.group(Group::Head).parameters) as f64;
-    let hit_rate = plan.experts as f64 / memory.experts_bytes.max(1) as f64;
     let mut seconds = [0.0; 2];
     let (mut reading, mut computing) = (0.0, 0.0);
     let mut done = 0;
@@ -139,7 +158,8 @@ fn prompt(
         let touched =
             per_layer * (1.0 - (1.0 - chosen / per_layer).powi(chunk as i32)) * inspection.layers as f64 * share;
         // A chunk that wants nearly all experts of a layer finds in memory what the cache kept of it.
-        let missing = touched * (1.0 - hit_rate).clamp(0.0, 1.0) * memory.expert_bytes as f64;
+        let missing = touched * (1.0 - hit_rate).clamp(0.0, 1.0) * memory.expert_bytes as f64
+            + plan.streamed_bytes as f64 * share;
         let compute = (chunk as f64 * layer_operations * share / rates.operations).max(model.dense * share);
         let disk = rates.disk.unwrap_or([f64::INFINITY; 2]);
         for (seconds, disk) in seconds.iter_mut().zip([disk[1], disk[0]]) {

@@ -1,11 +1,13 @@
 //! Where a model's bytes will be, decided before any of them is allocated.
 //!
 //! Owns the division of a budget: what must be there, the state of the context, buffers, head-room, and routed experts
-//! with what is left. Refuses a budget in which the model cannot run, with the numbers and what would fit.
+//! with what is left. Where even what must be there does not fit, as few layers as need be are read in every step. Refuses
+//! a budget in which the model cannot run so either, with the numbers and what would fit.
 
 use std::fmt;
 
 use cachalot_checkpoint::Architecture;
+use cachalot_experts::StreamedSet;
 use serde::Serialize;
 
 use super::available::Available;
@@ -48,6 +50,8 @@ pub struct Sizes<'a> {
     pub reading: u64,
     /// Sequences whose states are kept besides the current one; they share most of their pages.
     pub kept_states: u64,
+    /// Layers that need not be kept, for each number of them.
+    pub streamed: Vec<StreamedSet>,
 }
 
 /// What a user asks for.
@@ -89,6 +93,12 @@ pub struct MemoryPlan {
     pub experts: u64,
     /// Whether that is all of them.
     pub experts_fit: bool,
+    /// Layers.
+    pub layers: usize,
+    /// Of these, those whose matrices are read in every step.
+    pub streamed_layers: Vec<usize>,
+    /// Bytes that a step reads for that.
+    pub streamed_bytes: u64,
 }
 
 /// Why a model cannot be run in the memory there is.
@@ -107,12 +117,13 @@ pub enum PlanError {
     },
     /// The least that the model needs is more than the budget.
     #[error(
-        "the model needs {} at a context of {}, and {} are allowed: {}",
+        "the model needs {} at a context of {}, even if its layers are read in every step, and {} are allowed: {}--memory {}M would fit",
         gigabytes(*needed), token_count(*context), gigabytes(*budget),
-        fits.map_or_else(|| "no context fits; more memory is needed".to_owned(), |fits| format!("--context {fits} would fit"))
+        fits.map_or_else(String::new, |fits| format!("--context {fits}, or ")),
+        needed.div_ceil(1_000_000)
     )]
     TooSmall {
-        /// Bytes needed.
+        /// Bytes needed, with as many layers read in every step as saves memory.
         needed: u64,
         /// Bytes allowed.
         budget: u64,
@@ -145,22 +156,30 @@ impl MemoryPlan {
             None => free.saturating_sub((free / LEFT_PART).max(LEFT_LEAST)),
         };
         let limit = sizes.architecture.trunk().max_position_embeddings;
-        let needed = |context: usize| sizes.needed(context, CHUNKS[0], budget);
-        let longest = || {
-            let lengths =
-                std::iter::successors(Some(limit), |length| Some(length / 2)).take_while(|length| *length >= 2);
-            lengths.into_iter().find(|length| needed(*length) <= budget)
+        let all_stay = StreamedSet::default();
+        let longest = |least: usize, set: &StreamedSet| {
+            let lengths = std::iter::successors(Some(limit), |length| Some(length / 2));
+            let mut lengths = lengths.take_while(|length| *length >= least.min(limit).max(1));
+            lengths.find(|length| sizes.needed(*length, CHUNKS[0], budget, set) <= budget)
         };
+        let sets = || [&all_stay].into_iter().chain(sizes.streamed.iter().filter(|set| set.bytes > set.buffers));
+        let smallest = sets().max_by_key(|set| set.bytes - set.buffers.min(set.bytes)).unwrap_or(&all_stay);
         let context = match request.context {
             Some(asked) => asked.min(limit),
-            None => longest().unwrap_or(SHORTEST_CONTEXT.min(limit)),
+            None => longest(SHORTEST_CONTEXT, &all_stay)
+                .or_else(|| longest(SHORTEST_CONTEXT, smallest).map(|_| SHORTEST_CONTEXT))
+                .or_else(|| longest(2, smallest))
+                .unwrap_or(SHORTEST_CONTEXT)
+                .min(limit),
         };
-        if needed(context) > budget {
-            return Err(PlanError::TooSmall { needed: needed(context), budget, context, fits: longest() });
-        }
+        let fitting = sets().find(|set| sizes.needed(context, CHUNKS[0], budget, set) <= budget);
+        let Some(set) = fitting else {
+            let needed = sizes.needed(context, CHUNKS[0], u64::MAX, smallest);
+            return Err(PlanError::TooSmall { needed, budget, context, fits: longest(2, smallest) });
+        };
         let untold = available.is_none() && request.memory.is_none();
         let most = request.experts.unwrap_or(if untold { EXPERTS_UNTOLD } else { u64::MAX });
-        Ok(sizes.divide(budget, context, most, available))
+        Ok(sizes.divide(budget, context, most, available, set))
     }
 }
 
@@ -178,11 +197,16 @@ impl Sizes<'_> {
         PROGRAM_BYTES + TOKENIZER_BYTES_PER_TOKEN * self.architecture.trunk().vocab_size as u64
     }
 
+    /// Weights that stay where `set` does not, and the buffers that it is read into.
+    fn weights(&self, set: &StreamedSet) -> u64 {
+        self.resident.saturating_sub(set.bytes) + set.buffers
+    }
+
     /// The least that runs.
-    fn needed(&self, context: usize, chunk: usize, budget: u64) -> u64 {
+    fn needed(&self, context: usize, chunk: usize, budget: u64, set: &StreamedSet) -> u64 {
         let parts = [
             self.program(),
-            self.resident,
+            self.weights(set),
             self.state(context),
             self.reading,
             self.buffers(context, chunk),
@@ -216,12 +240,19 @@ impl Sizes<'_> {
         rows + scores + (2 * t.vocab_size * 4) as u64
     }
 
-    fn divide(&self, budget: u64, context: usize, experts: u64, available: Option<Available>) -> MemoryPlan {
-        let fixed = [self.program(), self.resident, self.state(context), self.reading].into_iter().sum::<u64>();
+    fn divide(
+        &self,
+        budget: u64,
+        context: usize,
+        experts: u64,
+        available: Option<Available>,
+        set: &StreamedSet,
+    ) -> MemoryPlan {
+        let fixed = [self.program(), self.weights(set), self.state(context), self.reading].into_iter().sum::<u64>();
         let left = |buffers: u64| budget.saturating_sub(fixed + buffers);
         let fitting = CHUNKS.into_iter().rev().find(|chunk| {
             let buffers = self.buffers(context, *chunk);
-            buffers <= left(buffers) / CHUNK_PART && self.needed(context, *chunk, budget) <= budget
+            buffers <= left(buffers) / CHUNK_PART && self.needed(context, *chunk, budget, set) <= budget
         });
         let chunk = fitting.unwrap_or(CHUNKS[0]).min(context.max(1));
         let buffers = self.buffers(context, chunk);
@@ -230,8 +261,8 @@ impl Sizes<'_> {
         // Whole experts.
         let experts = room.min(experts.max(self.fewest())).min(self.experts);
         let experts = if experts == self.experts { experts } else { experts / self.expert.max(1) * self.expert.max(1) };
-        let lines = vec![
-            Line { what: "weights that every token needs", bytes: self.resident },
+        let mut lines = vec![
+            Line { what: "weights that every token needs", bytes: self.resident.saturating_sub(set.bytes) },
             Line { what: "routed experts", bytes: experts },
             Line { what: STATE, bytes: self.state(context) },
             Line { what: "buffers of a step", bytes: buffers },
@@ -239,8 +270,22 @@ impl Sizes<'_> {
             Line { what: "program and tokenizer", bytes: self.program() },
             Line { what: "head-room", bytes: headroom(fixed + buffers + experts) },
         ];
-        let total = lines.iter().map(|line| line.bytes).sum();
-        MemoryPlan { lines, total, budget, available, context, chunk, experts, experts_fit: experts == self.experts }
+        if !set.layers.is_empty() {
+            lines.insert(1, Line { what: "two layers being read", bytes: set.buffers });
+        }
+        MemoryPlan {
+            total: lines.iter().map(|line| line.bytes).sum(),
+            lines,
+            budget,
+            available,
+            context,
+            chunk,
+            experts,
+            experts_fit: experts == self.experts,
+            layers: self.architecture.trunk().num_hidden_layers,
+            streamed_layers: set.layers.clone(),
+            streamed_bytes: set.bytes,
+        }
     }
 }
 
@@ -257,7 +302,22 @@ impl fmt::Display for MemoryPlan {
         if let Some(Available { bytes, by }) = &self.available {
             write!(f, "   of {} free (by {by})", gigabytes(*bytes))?;
         }
-        write!(f, "\n  context {}, prefill in steps of {} tokens", token_count(self.context), self.chunk)
+        write!(f, "\n  context {}, prefill in steps of {} tokens", token_count(self.context), self.chunk)?;
+        self.streaming().map_or(Ok(()), |streaming| write!(f, "\n  {streaming}"))
+    }
+}
+
+impl MemoryPlan {
+    /// Which layers stay, in words; absent if all do.
+    pub fn streaming(&self) -> Option<String> {
+        let (layers, streamed) = (self.layers, self.streamed_layers.len());
+        (streamed > 0).then(|| {
+            let stay = layers - streamed;
+            format!(
+                "{stay} of {layers} layers stay, the others are read every step: {}",
+                gigabytes(self.streamed_bytes)
+            )
+        })
     }
 }
 
@@ -281,6 +341,7 @@ mod tests {
             fewest_experts: 16,
             reading: 200_000_000,
             kept_states: 8,
+            streamed: Vec::new(),
         }
     }
 
@@ -328,9 +389,44 @@ mod tests {
         let least =
             MemoryPlan::new(&sizes, &MemoryRequest { context: Some(2), memory: None, experts: None }, free(24 * GB));
         let least = least.unwrap();
-        let room = sizes.needed(2, CHUNKS[0], 24 * GB) + 100_000;
+        let room = sizes.needed(2, CHUNKS[0], 24 * GB, &StreamedSet::default()) + 100_000;
         let error = plan(Some(room), Some(4096), 24 * GB).unwrap_err();
         assert!(matches!(error, PlanError::TooSmall { fits: Some(fits), .. } if fits < 4096), "{error}");
         assert_eq!(least.context, 2);
+    }
+
+    #[test]
+    fn as_few_layers_as_need_be_are_read_in_every_step() {
+        let architecture = architecture();
+        let layer = GB / 2;
+        let set = |count: usize| StreamedSet {
+            layers: (0..count).collect(),
+            bytes: layer * count as u64,
+            buffers: layer * count.min(2) as u64,
+        };
+        let sizes = Sizes { streamed: (1..=14).map(set).collect(), ..sizes(&architecture) };
+        let plan = |memory: u64, context| {
+            let request = MemoryRequest { memory: Some(memory), context, experts: None };
+            MemoryPlan::new(&sizes, &request, free(20 * GB))
+        };
+        let plenty = plan(12 * GB, None).unwrap();
+        assert_eq!((plenty.streamed_layers.len(), plenty.streaming()), (0, None));
+        let mut before = 0;
+        for memory in (12..40).rev().map(|quarters| quarters * GB / 4) {
+            let Ok(plan) = plan(memory, None) else { break };
+            let streamed = plan.streamed_layers.len();
+            // One or two layers save nothing: there are as many buffers.
+            assert!(streamed >= before && streamed != 1 && streamed != 2, "{plan:?}");
+            assert!(plan.total <= memory && plan.context == 4096, "{plan:?}");
+            let fewer = StreamedSet { layers: Vec::new(), ..set(streamed.saturating_sub(1)) };
+            assert!(streamed < 4 || sizes.needed(4096, CHUNKS[0], memory, &fewer) > memory, "{plan:?}");
+            assert_eq!(plan.streaming().is_some(), streamed > 0);
+            before = streamed;
+        }
+        assert!(before >= 13, "{before}");
+        let error = plan(GB, Some(4096)).unwrap_err().to_string();
+        let needed = sizes.needed(4096, CHUNKS[0], u64::MAX, &set(14)).div_ceil(1_000_000);
+        assert!(error.contains(&format!("--memory {needed}M would fit")), "{error}");
+        assert!(plan(needed * 1_000_000, Some(4096)).is_ok());
     }
 }

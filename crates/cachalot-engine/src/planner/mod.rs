@@ -5,38 +5,43 @@ mod forecast;
 mod memory;
 pub mod units;
 
-use cachalot_checkpoint::{Architecture, CheckpointError, Inspection};
-use cachalot_experts::{ExpertLayout, FEWEST_SLOTS};
+use cachalot_checkpoint::{Architecture, Checkpoint, CheckpointError, Inspection};
+use cachalot_experts::{ExpertLayout, FEWEST_SLOTS, LayerLayout};
 use cachalot_storage::ALIGNMENT;
 
 pub use available::Available;
 pub use forecast::{Bound, Forecast, Late, PROMPTS, PromptTime, Rates};
 pub use memory::{Line, MemoryPlan, MemoryRequest, PlanError, Sizes};
 
-use crate::disk::ROW_BYTES;
+use crate::disk::{ROW_BYTES, devices};
 use crate::engine::ROW_CACHE_BYTES;
 use crate::session::SNAPSHOTS;
 
-/// Reads in flight at most: [`cachalot_storage::probe`] tries no more.
-const READS: u64 = 16;
+/// Buffers of reads that a device takes at most: [`cachalot_storage::probe`] tries 16 in flight, and threads have half as
+/// many more.
+const READS: u64 = 24;
 
 /// The sizes of a checkpoint that memory is planned for.
 ///
 /// # Errors
 /// If there is not the memory for a single expert.
 pub fn sizes<'a>(
+    checkpoint: &'a Checkpoint,
     inspection: &Inspection,
-    architecture: &'a Architecture,
     layout: &ExpertLayout,
+    layers: &LayerLayout,
 ) -> Result<Sizes<'a>, CheckpointError> {
-    let expert = layout.slot_bytes()? as u64;
+    let (expert, architecture) = (layout.slot_bytes()? as u64, checkpoint.architecture());
+    let read = layout.largest_read().max(layers.largest_read()).max(ROW_BYTES) + 2 * ALIGNMENT;
+    let reads = READS * devices(checkpoint).len().max(1) as u64;
     Ok(Sizes {
         architecture,
         resident: inspection.memory.resident_bytes,
         experts: expert * inspection.memory.experts,
         expert,
         fewest_experts: FEWEST_SLOTS,
-        reading: READS * (layout.largest_read().max(ROW_BYTES) + 2 * ALIGNMENT) as u64 + ROW_CACHE_BYTES as u64,
+        reading: reads * read as u64 + ROW_CACHE_BYTES as u64,
+        streamed: layers.choices(),
         kept_states: SNAPSHOTS as u64,
     })
 }

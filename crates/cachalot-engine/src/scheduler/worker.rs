@@ -59,7 +59,7 @@ pub(super) fn run(shared: &Shared) {
         shared,
         work: Workspace::new(),
         running: Vec::new(),
-        prefixes: Prefixes::new(state_bytes),
+        prefixes: Prefixes::new(state_bytes, shared.engine.prefix_store()),
         state_bytes,
         rates: Rates::default(),
         told: Instant::now(),
@@ -166,7 +166,7 @@ impl Worker<'_> {
                 return;
             }
         };
-        if let Some(state) = self.prefixes.longest(&prompt) {
+        if let Some(state) = self.prefixes.longest(&prompt, &engine.model().sequence()) {
             generation.go_on_from(state);
         }
         generation.keep_at(shared_beginning(engine, &prompt));
@@ -281,6 +281,7 @@ impl Running {
 fn advance(engine: &Engine, work: &mut Workspace, advancing: &mut [&mut Running]) -> Result<(), StepError> {
     let mut segments: Vec<_> = Vec::with_capacity(advancing.len());
     for running in advancing.iter_mut() {
+        running.generation.expect(engine, work);
         let segment = running.generation.segment(running.share);
         running.advanced = segment.tokens.len();
         segments.push(segment);

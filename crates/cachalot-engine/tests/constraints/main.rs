@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cachalot_engine::session::{Event, Finish, Flow, Prefill, Request, Session};
-use cachalot_engine::{Constraint, ConstraintError, Engine, EngineOptions, SamplingParams, constraint};
+use cachalot_engine::{Constraint, ConstraintError, Engine, EngineOptions, SamplingParams};
 use cachalot_model::Arithmetic;
 use cachalot_storage::Directory;
 use cachalot_text::Conversation;
@@ -69,7 +69,7 @@ impl Answerer {
         start: StartState,
         wish: Option<&Wish>,
     ) -> Result<Option<Constraint>, ConstraintError> {
-        constraint::for_conversation(self.session.engine(), conversation, start, wish)
+        self.session.engine().constraints().for_conversation(conversation, start, wish)
     }
 
     /// What is said after a short prompt; the constraint does not look at the prompt.

@@ -1,5 +1,7 @@
 //! Sessions and turns: going on from what was kept, stopping, refusing; on the model that ships and on fixtures.
 
+mod keeping;
+mod layers;
 mod open;
 mod scheduling;
 mod sessions;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cachalot_engine::planner::MemoryRequest;
 use cachalot_engine::{Engine, EngineOptions, Loading, OpenError};
 use cachalot_experts::FEWEST_SLOTS;
-use cachalot_storage::{Directory, Embedded, Files};
+use cachalot_storage::{Directory, Embedded, FaultyFiles, Files, Plan};
 use cachalot_text::TokenizerError;
 
 use crate::{options, repository};
@@ -88,6 +88,25 @@ fn a_budget_is_obeyed_or_refused_with_the_numbers() {
         let error = open_with(MemoryRequest { memory: Some(memory), ..Default::default() }).expect_err("refused");
         assert!(matches!(error, OpenError::Memory(_)) && error.to_string().contains(words), "{error}");
     }
+}
+
+/// Each disk has buffers of its own, and the plan counts them.
+#[test]
+fn a_model_on_several_disks_is_planned_for() {
+    let line = |files: Arc<dyn Files>| {
+        let engine = Engine::open(files, &options(), &mut |_| ()).expect("a model");
+        let line =
+            engine.plan().lines.iter().find(|line| line.what.starts_with("reads in flight")).map(|line| line.bytes);
+        let bytes = line.expect("a line");
+        assert!(engine.reading_bytes() as u64 <= bytes, "{} of {bytes}", engine.reading_bytes());
+        bytes
+    };
+    let disk: Arc<dyn Files> = Arc::new(Directory::new(repository("fixtures/v41-tiny")));
+    let one = line(Arc::clone(&disk));
+    // A shard without a device of the system counts as one of its own.
+    let two = line(Arc::new(FaultyFiles::new(disk, Plan::new()).only("model-00002-of-00003.safetensors")));
+    let rows = cachalot_engine::engine::ROW_CACHE_BYTES as u64;
+    assert_eq!(two - rows, 2 * (one - rows));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use cachalot_engine::planner::MemoryRequest;
 use cachalot_engine::session::{Event, Finish, Flow, GenerateError, Prefill, Session};
 use cachalot_engine::{Engine, EngineOptions, Interrupt};
 use cachalot_experts::{FEWEST_SLOTS, Policy};
+use cachalot_model::{LogitsOf, Segment, Workspace};
 use cachalot_storage::{Directory, Fault, FaultyFiles, Files, Interface, Method, Plan};
 
 use crate::{generate, greedy, ids, options, repository};
@@ -178,4 +179,34 @@ fn what_was_hot_is_there_at_the_next_start() {
     std::fs::write(&file, "").expect("a file");
     let blocked = open(fixture("v41-tiny"), &EngineOptions { cache_directory: Some(file), ..options });
     assert!(blocked.remember().is_err());
+}
+
+#[test]
+fn rows_of_a_whole_prompt_are_read_beforehand_and_once() {
+    for name in ["v41-tiny", "v4-tiny"] {
+        let engine = open(fixture(name), &options());
+        let (prompt, model) = (ids(230, 0), engine.model());
+        let run = |ahead: bool| {
+            let (mut work, mut sequence, mut logits) = (Workspace::new(), model.sequence(), Vec::new());
+            let before = engine.stats().rows;
+            let mut expected = if ahead { model.expect(&mut work, &sequence, &prompt[..150], 0) } else { 0 };
+            assert!(!ahead || expected == 150, "{expected}");
+            for (chunk, tokens) in prompt.chunks(50).enumerate() {
+                if ahead && chunk == 1 {
+                    // The rest, when the first chunk is done: what has been expected is not expected again.
+                    expected = 50 + model.expect(&mut work, &sequence, &prompt[50..], expected - 50);
+                    assert_eq!(expected, prompt.len());
+                }
+                let logits_of = LogitsOf::Last;
+                let mut segments = [Segment { sequence: &mut sequence, tokens, embeddings: None, logits: logits_of }];
+                logits = model.advance(&mut work, &mut segments, None).expect("a step").to_vec();
+            }
+            (logits, engine.stats().rows.misses - before.misses)
+        };
+        let (expected, first) = run(true);
+        assert!(first > 0);
+        // All that a prompt needs is known beforehand: nothing is left to be missed.
+        let (again, second) = run(false);
+        assert_eq!((again, second), (expected, 0), "{name}");
+    }
 }

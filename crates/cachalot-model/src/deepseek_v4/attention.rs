@@ -3,7 +3,7 @@
 use cachalot_kernels::{Job, matmul};
 
 use super::Model;
-use super::weights::Compressed;
+use super::weights::{Compressed, Layer};
 use crate::shared::attention::{Entries, Step, latent_jobs};
 use crate::shared::buffer::sized;
 use crate::shared::index::{IndexBuffers, IndexLane};
@@ -12,13 +12,13 @@ use crate::step::{Segment, Workspace};
 
 impl Model {
     /// Replaces `work.y` by the attention output for `work.x`, the normalised input of all rows.
-    pub(super) fn attention(&self, layer: usize, work: &mut Workspace, segments: &mut [Segment]) {
-        let (weights, trunk) = (&self.layers[layer], &self.trunk);
+    pub(super) fn attention(&self, layer: usize, weights: &Layer, work: &mut Workspace, segments: &mut [Segment]) {
+        let trunk = &self.trunk;
         // As long as every entry is selected, nobody asks for scores.
         let most = work.rows.iter().map(|row| self.visible(layer, row.position)).max().unwrap_or(0);
         let indexer = weights.indexer().map(|(indexer, _)| indexer).filter(|_| most > self.config.index_topk);
 
-        self.project(layer, indexer.is_some(), work);
+        self.project(weights, indexer.is_some(), work);
         let index_queries = indexer.map(|indexer| (&indexer.wq_b, &mut work.index.queries));
         trunk.project_heads(&weights.attention, &mut work.attention, index_queries);
         let angles = &work.angles[self.rope(layer)];
@@ -38,14 +38,13 @@ impl Model {
                 self.select(layer, compressed, indexer.is_some(), work, segments);
             }
         }
-        self.attend(layer, most, work, segments);
+        self.attend(layer, weights, most, work, segments);
         trunk.project_output(&weights.attention, work);
     }
 
     /// What a layer keeps of all rows' input: their window keys, and the groups that they complete.
-    pub(super) fn keep_input(&self, layer: usize, work: &mut Workspace, segments: &mut [Segment]) {
-        let weights = &self.layers[layer];
-        self.project(layer, false, work);
+    pub(super) fn keep_input(&self, layer: usize, weights: &Layer, work: &mut Workspace, segments: &mut [Segment]) {
+        self.project(weights, false, work);
         let (angles, records) = (&work.angles[self.rope(layer)], work.window_records.of_mut(layer));
         self.trunk.write_window(&weights.attention, angles, &mut work.attention, &work.rows, records);
         if let Some(compressed) = &weights.compressed {
@@ -59,8 +58,8 @@ impl Model {
     }
 
     /// Everything that reads the sublayer's input itself: one work list.
-    fn project(&self, layer: usize, scored: bool, work: &mut Workspace) {
-        let (config, weights, trunk) = (&self.config, &self.layers[layer], &self.trunk);
+    fn project(&self, weights: &Layer, scored: bool, work: &mut Workspace) {
+        let (config, trunk) = (&self.config, &self.trunk);
         work.inputs.set(&trunk.compute, &work.x, config.hidden_size, trunk.dense);
         let (inputs, rows) = (&work.inputs, work.rows.len());
         let mut jobs = latent_jobs(&weights.attention, inputs, &mut work.attention);
@@ -112,8 +111,8 @@ impl Model {
         }
     }
 
-    fn attend(&self, layer: usize, most: usize, work: &mut Workspace, segments: &[Segment]) {
-        let (rows, selection, weights) = (&work.rows, &work.index.selection, &self.layers[layer]);
+    fn attend(&self, layer: usize, weights: &Layer, most: usize, work: &mut Workspace, segments: &[Segment]) {
+        let (rows, selection) = (&work.rows, &work.index.selection);
         let step = Step {
             layer,
             rows,

@@ -1,6 +1,9 @@
 //! The forward pass (spec sections 3.2, 3.3, 3.10): a step over the tokens of one or several sequences.
 
+use cachalot_checkpoint::deepseek_v4::Role;
+
 use super::Model;
+use super::weights::Layer;
 use crate::error::StepError;
 use crate::step::{LogitsOf, Segment, Workspace};
 use crate::trace::Trace;
@@ -45,41 +48,43 @@ impl Model {
         segments: &mut [Segment],
         mut trace: Option<&mut Trace>,
     ) -> Result<(), StepError> {
-        for (layer, weights) in self.layers.iter().enumerate() {
+        let layers = self.layers.len();
+        for layer in 0..layers {
             if let Some(trace) = trace.as_deref_mut() {
                 trace.record_streams(layer, &work.streams);
             }
+            let held = self.layers.hold(layer, layers)?;
+            let weights = &*held;
             // Whoever records internal choices wants those of every row.
-            if layer + 1 == self.layers.len() && trace.is_none() {
-                self.end_rows(layer, work, segments);
+            if layer + 1 == layers && trace.is_none() {
+                self.end_rows(layer, weights, work, segments);
                 if work.rows.is_empty() {
                     break;
                 }
             }
-            self.read_streams(layer, work);
-            self.attention(layer, work, segments);
+            self.read_streams(weights, work);
+            self.attention(layer, weights, work, segments);
             self.record_selection(layer, work, trace.as_deref_mut());
             self.trunk.expand(work);
 
             self.trunk.mix(&weights.ffn_site, work);
             self.trunk.hand_over(work);
-            self.trunk.collapse(&weights.ffn_norm, work);
-            self.moe(layer, work, trace.as_deref_mut())?;
+            self.trunk.collapse(&self.routers[layer].norm, work);
+            self.moe(layer, &weights.shared, work, trace.as_deref_mut())?;
             self.trunk.expand(work);
         }
         Ok(())
     }
 
     /// The input of a layer's attention.
-    fn read_streams(&self, layer: usize, work: &mut Workspace) {
-        let weights = &self.layers[layer];
+    fn read_streams(&self, weights: &Layer, work: &mut Workspace) {
         self.trunk.mix(&weights.attention_site, work);
         self.trunk.hand_over(work);
         self.trunk.collapse(&weights.attention_norm, work);
     }
 
     /// Ends the rows whose logits nobody wants at the last layer: what remains of them is what it keeps of their input.
-    fn end_rows(&self, layer: usize, work: &mut Workspace, segments: &mut [Segment]) {
+    fn end_rows(&self, layer: usize, weights: &Layer, work: &mut Workspace, segments: &mut [Segment]) {
         let mut kept = std::mem::take(&mut work.kept);
         kept.clear();
         kept.extend((0..work.rows.len()).filter(|&index| {
@@ -91,8 +96,8 @@ impl Model {
             }
         }));
         if kept.len() < work.rows.len() {
-            self.read_streams(layer, work);
-            self.keep_input(layer, work, segments);
+            self.read_streams(weights, work);
+            self.keep_input(layer, weights, work, segments);
             work.v4.appended = true;
             work.keep(&kept);
         }
@@ -100,7 +105,7 @@ impl Model {
     }
 
     fn record_selection(&self, layer: usize, work: &Workspace, trace: Option<&mut Trace>) {
-        let sparse = |layer: usize| self.layers[layer].indexer().is_some();
+        let sparse = |layer: usize| self.config.layers[layer].role == Role::Csa;
         if let Some(trace) = trace.filter(|_| sparse(layer)) {
             let source = (0..layer).filter(|&layer| sparse(layer)).count();
             trace.record_selection(source, &work.index.selection, self.config.index_topk);

@@ -16,6 +16,7 @@ use cachalot_checkpoint::deepseek_v4::{Config, Role};
 use cachalot_experts::ExpertSource;
 
 use crate::shared::codec::Codec;
+use crate::shared::stack::Stack;
 use crate::shared::trunk::Trunk;
 use crate::shared::weights::HyperConnection;
 use crate::state::{CacheLayout, CachePrecision, Layout, ROLLBACK, Sequence};
@@ -26,7 +27,8 @@ pub struct Model {
     config: Config,
     layout: Layout,
     codecs: Codecs,
-    layers: Vec<weights::Layer>,
+    layers: Stack<weights::Layer>,
+    routers: Vec<weights::Router>,
     /// Predicts the weights that collapse the streams for the head.
     head_site: HyperConnection,
     experts: Arc<dyn ExpertSource>,
@@ -41,6 +43,8 @@ pub(crate) struct Buffers {
     groups: Vec<compressor::Group>,
     entries: compressor::Projected,
     index_keys: compressor::Projected,
+    /// Experts of a layer that routes by a table.
+    expected: Vec<u32>,
     /// The last layer has appended its groups before, with the rows that ended there.
     appended: bool,
 }

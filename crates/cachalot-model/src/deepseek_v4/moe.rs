@@ -10,22 +10,28 @@ use crate::shared::buffer::sized;
 use crate::shared::experts::ExpertLayer;
 use crate::shared::foresight::Router;
 use crate::shared::routing;
+use crate::shared::weights::SharedExpert;
 use crate::step::{Row, Workspace};
 use crate::trace::Trace;
 
 impl Model {
     /// Replaces `work.y` by the experts' output for `work.x`, the normalised input of all rows.
-    pub(super) fn moe(&self, layer: usize, work: &mut Workspace, trace: Option<&mut Trace>) -> Result<(), ExpertError> {
-        let (config, trunk) = (&self.config, &self.trunk);
-        let weights = &self.layers[layer].moe;
+    pub(super) fn moe(
+        &self,
+        layer: usize,
+        shared: &SharedExpert,
+        work: &mut Workspace,
+        trace: Option<&mut Trace>,
+    ) -> Result<(), ExpertError> {
+        let (config, trunk, router) = (&self.config, &self.trunk, &self.routers[layer]);
         let (top_k, scaling) = (config.num_experts_per_tok, config.routed_scaling_factor);
         work.inputs.set(&trunk.compute, &work.x, config.hidden_size, trunk.routed);
         sized(&mut work.router, work.rows.len() * config.n_routed_experts);
-        matmul_one(&trunk.compute, &weights.gate, work.inputs.plain(), &mut work.router);
+        matmul_one(&trunk.compute, &router.gate, work.inputs.plain(), &mut work.router);
         work.routes.begin(top_k);
         for (row, logits) in work.rows.iter().zip(work.router.chunks_exact_mut(config.n_routed_experts)) {
             routing::scores(logits);
-            match &weights.choice {
+            match &router.choice {
                 Choice::Scores(bias) => work.routes.choose(logits, bias, scaling),
                 Choice::Table(table) => {
                     let ids = &table[row.token as usize * top_k..][..top_k];
@@ -40,7 +46,7 @@ impl Model {
         let experts = ExpertLayer {
             layer,
             source: &*self.experts,
-            shared: [&weights.shared.w1, &weights.shared.w3, &weights.shared.w2],
+            shared: [&shared.w1, &shared.w3, &shared.w2],
             limit: config.swiglu_limit,
             treatment: trunk.routed,
             experts: config.n_routed_experts,
@@ -49,10 +55,9 @@ impl Model {
         let (foresight, state) = (&mut work.foresight, &work.collapsed);
         let mut foresee = |source: &dyn ExpertSource| {
             // What a table chooses is known already ([`Model::expect_experts`]).
-            let Some(next) = self.layers.get(layer + 1) else { return };
-            let Choice::Scores(bias) = &next.moe.choice else { return };
-            let (norm, gate, eps) = (&*next.ffn_norm, &next.moe.gate, config.rms_norm_eps);
-            let router = Router { norm, gate, bias, top_k, eps };
+            let Some(next) = self.routers.get(layer + 1) else { return };
+            let Choice::Scores(bias) = &next.choice else { return };
+            let router = Router { norm: &next.norm, gate: &next.gate, bias, top_k, eps: config.rms_norm_eps };
             let guess = foresight.guess(&trunk.compute, &state[..config.hidden_size], &router);
             source.prefetch(layer + 1, &mut guess.iter().copied(), Certainty::Guess);
         };
@@ -61,15 +66,17 @@ impl Model {
     }
 
     /// Says which experts the layers that route by a table will ask for: the tokens alone decide it.
-    pub(super) fn expect_experts(&self, work: &Workspace) {
+    pub(super) fn expect_experts(&self, work: &mut Workspace) {
         let top_k = self.config.num_experts_per_tok;
-        for (layer, weights) in self.layers.iter().enumerate() {
-            if let Choice::Table(table) = &weights.moe.choice {
+        for (layer, router) in self.routers.iter().enumerate() {
+            if let Choice::Table(table) = &router.choice {
                 let of_row = |row: &Row| &table[row.token as usize * top_k..][..top_k];
-                let mut experts: Vec<u32> = work.rows.iter().flat_map(of_row).map(|&id| u32::from(id)).collect();
+                let experts = &mut work.v4.expected;
+                experts.clear();
+                experts.extend(work.rows.iter().flat_map(of_row).map(|&id| u32::from(id)));
                 experts.sort_unstable();
                 experts.dedup();
-                self.experts.prefetch(layer, &mut experts.into_iter(), Certainty::Certain);
+                self.experts.prefetch(layer, &mut experts.iter().copied(), Certainty::Certain);
             }
         }
     }

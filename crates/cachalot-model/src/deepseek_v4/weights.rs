@@ -6,6 +6,7 @@ use cachalot_checkpoint::CheckpointError;
 use cachalot_checkpoint::deepseek_v4::{Config, Role, Routing};
 use cachalot_kernels::Matrix;
 
+use crate::shared::stack;
 use crate::shared::weights::{Attention, HyperConnection, Indexer, Reader, SharedExpert};
 
 pub(super) struct Layer {
@@ -15,9 +16,7 @@ pub(super) struct Layer {
     pub attention: Attention,
     pub compressed: Option<Compressed>,
     pub ffn_site: HyperConnection,
-    /// `[hidden]`
-    pub ffn_norm: Vec<f32>,
-    pub moe: Moe,
+    pub shared: SharedExpert,
 }
 
 /// How a layer compresses what lies before its window.
@@ -46,11 +45,13 @@ pub(super) struct Compressor {
     pub norm: Vec<f32>,
 }
 
-pub(super) struct Moe {
+/// What chooses a layer's experts. Always in memory: the layer before looks at it.
+pub(super) struct Router {
+    /// `[hidden]`
+    pub norm: Vec<f32>,
     /// `[experts, hidden]`
     pub gate: Matrix,
     pub choice: Choice,
-    pub shared: SharedExpert,
 }
 
 /// How a token's experts are chosen.
@@ -71,24 +72,46 @@ impl Layer {
             attention: reader.attention()?,
             compressed: Compressed::read(reader, plan.role, cache)?,
             ffn_site: reader.site("hc_ffn")?,
-            ffn_norm: reader.vector("ffn_norm.weight")?,
-            moe: Moe {
-                gate: reader.matrix("ffn.gate")?,
-                choice: match plan.routing {
-                    Routing::Scored => Choice::Scores(reader.vector("ffn.gate.bias")?),
-                    Routing::Hashed => {
-                        let name = format!("{}ffn.gate.tid2eid", reader.prefix);
-                        Choice::Table(reader.checkpoint.token_experts(&name, config.n_routed_experts)?)
-                    }
-                },
-                shared: reader.shared_expert()?,
-            },
+            shared: reader.shared_expert()?,
         })
     }
 
     /// What selects among its entries, with CSA.
     pub fn indexer(&self) -> Option<&(Indexer, Compressor)> {
         self.compressed.as_ref()?.indexer.as_ref()
+    }
+}
+
+impl stack::Layer for Layer {
+    fn matrices<'a>(&'a mut self, each: &mut dyn FnMut(&'static str, &'a mut Matrix)) {
+        self.attention.matrices(each);
+        if let Some(Compressed { compressor, indexer, .. }) = &mut self.compressed {
+            each("attn.compressor.wkv", &mut compressor.wkv);
+            each("attn.compressor.wgate", &mut compressor.wgate);
+            if let Some((indexer, compressor)) = indexer {
+                indexer.matrices(each);
+                each("attn.indexer.compressor.wkv", &mut compressor.wkv);
+                each("attn.indexer.compressor.wgate", &mut compressor.wgate);
+            }
+        }
+        self.shared.matrices(each);
+    }
+}
+
+impl Router {
+    /// Reads the router of layer `layer`; `reader` stands at its prefix.
+    pub fn read(reader: &mut Reader, config: &Config, layer: usize) -> Result<Self, CheckpointError> {
+        Ok(Self {
+            norm: reader.vector("ffn_norm.weight")?,
+            gate: reader.matrix("ffn.gate")?,
+            choice: match config.layers[layer].routing {
+                Routing::Scored => Choice::Scores(reader.vector("ffn.gate.bias")?),
+                Routing::Hashed => {
+                    let name = format!("{}ffn.gate.tid2eid", reader.prefix);
+                    Choice::Table(reader.checkpoint.token_experts(&name, config.n_routed_experts)?)
+                }
+            },
+        })
     }
 }
 

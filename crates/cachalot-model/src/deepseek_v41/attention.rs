@@ -3,6 +3,7 @@
 use cachalot_kernels::{Job, matmul};
 
 use super::global::halves_of;
+use super::weights::Layer;
 use super::{ENTRY, Model};
 use crate::shared::attention::{Entries, Step, latent_jobs};
 use crate::shared::buffer::sized;
@@ -10,9 +11,8 @@ use crate::step::{Segment, Workspace};
 
 impl Model {
     /// Replaces `work.y` by the attention output for `work.x`, the normalised input of all rows.
-    pub(super) fn attention(&self, layer: usize, work: &mut Workspace, segments: &mut [Segment]) {
-        let weights = &self.layers[layer];
-        self.project_latents(layer, work);
+    pub(super) fn attention(&self, layer: usize, weights: &Layer, work: &mut Workspace, segments: &mut [Segment]) {
+        self.project_latents(layer, weights, work);
         let indexer = weights.indexer.as_ref().map(|indexer| (&indexer.wq_b, &mut work.index.queries));
         self.trunk.project_heads(&weights.attention, &mut work.attention, indexer);
         let angles = &work.angles[self.rope(layer)];
@@ -20,18 +20,18 @@ impl Model {
         let records = work.window_records.of_mut(layer);
         self.trunk.write_window(&weights.attention, angles, &mut work.attention, &work.rows, records);
         if !std::mem::take(&mut work.v41.global.appended) {
-            self.append_global(layer, work, segments);
+            self.append_global(layer, weights, work, segments);
         }
         if weights.indexer.is_some() {
             self.select(layer, work, segments);
         }
-        self.attend(layer, work, segments);
+        self.attend(layer, weights, work, segments);
         self.trunk.project_output(&weights.attention, work);
     }
 
     /// Everything that reads the sublayer's input itself: one work list.
-    pub(super) fn project_latents(&self, layer: usize, work: &mut Workspace) {
-        let (config, weights, trunk) = (&self.config, &self.layers[layer], &self.trunk);
+    pub(super) fn project_latents(&self, layer: usize, weights: &Layer, work: &mut Workspace) {
+        let (config, trunk) = (&self.config, &self.trunk);
         let rows = work.rows.len();
         work.inputs.set(&trunk.compute, &work.x, config.hidden_size, trunk.dense);
         let inputs = &work.inputs;
@@ -54,7 +54,7 @@ impl Model {
         trunk.normalise_latent(&weights.attention, &mut work.attention);
     }
 
-    fn attend(&self, layer: usize, work: &mut Workspace, segments: &[Segment]) {
+    fn attend(&self, layer: usize, weights: &Layer, work: &mut Workspace, segments: &[Segment]) {
         let (rows, selection) = (&work.rows, &work.index.selection);
         let step = Step {
             layer,
@@ -68,8 +68,7 @@ impl Model {
         };
         let owner = self.config.layers[layer].kv_source.filter(|_| !self.ablation.entries);
         let source = owner.map(|owner| self.source_index(owner));
-        let sinks = &self.layers[layer].attention.sinks;
-        self.trunk.attend(&step, sinks, &mut work.attention, |row| match source {
+        self.trunk.attend(&step, &weights.attention.sinks, &mut work.attention, |row| match source {
             Some(source) => {
                 let cache = &segments[rows[row].segment].sequence.caches[source];
                 Entries::Listed(&cache.entries, selection.of(row))

@@ -6,11 +6,12 @@ use cachalot_kernels::{matmul_one, mean_square};
 use cachalot_numerics::math;
 use smallvec::SmallVec;
 
+use super::weights::Engram;
 use super::{IMAGE_CLASS, Model};
 use crate::shared::buffer::{sized, weighted_dot};
 use crate::shared::inputs::Inputs;
 use crate::state::Sequence;
-use crate::step::{Row, Segment, Span, Workspace};
+use crate::step::{Segment, Span, Workspace};
 use crate::trace::Trace;
 
 /// Reusable buffers of Engram.
@@ -25,9 +26,9 @@ pub(super) struct EngramBuffers {
     keys: Vec<f32>,
 }
 
-/// The class of the token `back` positions before `row`, or none at the start, beyond it or behind an image.
-fn class_before(row: &Row, back: usize, span: Span, classes: &[u32], sequence: &Sequence) -> Option<u32> {
-    let position = row.position.checked_sub(back)?;
+/// The class of the token `back` positions before `position`, or none at the start, beyond it or behind an image.
+fn class_before(position: usize, back: usize, span: Span, classes: &[u32], sequence: &Sequence) -> Option<u32> {
+    let position = position.checked_sub(back)?;
     let class = match position.checked_sub(span.start) {
         Some(offset) => classes[span.first_row + offset],
         None => sequence.class_at(position),
@@ -36,15 +37,14 @@ fn class_before(row: &Row, back: usize, span: Span, classes: &[u32], sequence: &
 }
 
 impl Model {
-    /// Adds the memory of Engram layer `layer` to the streams of all rows.
+    /// Adds what `engram` remembers to the streams of all rows.
     pub(super) fn engram(
         &self,
-        layer: usize,
+        engram: &Engram,
         work: &mut Workspace,
         segments: &[Segment],
         trace: Option<&mut Trace>,
     ) -> Result<(), RowError> {
-        let Some(engram) = &self.layers[layer].engram else { return Ok(()) };
         let (config, table) = (&self.config, engram.table);
         let Some(tables) = &self.engram_tables else { return Ok(()) };
         if self.ablation.engram {
@@ -92,15 +92,53 @@ impl Model {
         }
     }
 
+    /// As [`crate::Model::expect`].
+    pub(crate) fn expect(&self, work: &mut Workspace, sequence: &Sequence, tokens: &[u32], from: usize) -> usize {
+        let Some(tables) = &self.engram_tables else { return self.trunk.expect(work, tokens, from) };
+        let rows = &self.trunk.rows;
+        // Half of the room: what was expected last is still to be asked for when this is.
+        let fit = (0..tables.tables().len()).map(|table| rows.room(table) / tables.columns().max(1) / 2).min();
+        let end = fit.map_or(tokens.len(), |fit| tokens.len().min(fit));
+        let end = self.trunk.expect(work, &tokens[..end.max(from)], from);
+        let buffers = &mut work.v41;
+        buffers.classes.clear();
+        buffers
+            .classes
+            .extend(tokens[..end].iter().map(|&token| self.class(token, Some(token) == self.trunk.image_token)));
+        let span = Span { first_row: 0, count: end, start: sequence.position() };
+        for table in 0..tables.tables().len() {
+            let columns = tables.columns();
+            let ids = sized(&mut buffers.engram.ids, (end - from) * columns);
+            for (offset, ids) in (from..end).zip(ids.chunks_exact_mut(columns)) {
+                let position = span.start + offset;
+                self.hash_row(tables, table, ids, |back| {
+                    class_before(position, back, span, &buffers.classes, sequence)
+                });
+            }
+            rows.prefetch(table, &buffers.engram.ids);
+        }
+        end
+    }
+
     /// The table rows of every row's n-grams.
     fn hash(&self, tables: &EngramTables, table: usize, work: &mut Workspace, segments: &[Segment]) {
         let ids = sized(&mut work.v41.engram.ids, work.rows.len() * tables.columns());
         for (row, ids) in work.rows.iter().zip(ids.chunks_exact_mut(tables.columns())) {
             let (span, sequence) = (work.spans[row.segment], &segments[row.segment].sequence);
-            let look_back = 0..tables.look_back();
-            let history: SmallVec<[Option<u32>; 16]> =
-                look_back.map(|back| class_before(row, back, span, &work.v41.classes, sequence)).collect();
-            tables.hash_rows(table, &history, self.pad_class, ids);
+            self.hash_row(tables, table, ids, |back| {
+                class_before(row.position, back, span, &work.v41.classes, sequence)
+            });
         }
+    }
+
+    /// The table rows of one position, whose n-grams end with the classes that `before` finds so many positions back.
+    fn hash_row(&self, tables: &EngramTables, table: usize, ids: &mut [u64], before: impl FnMut(usize) -> Option<u32>) {
+        let history: SmallVec<[Option<u32>; 16]> = (0..tables.look_back()).map(before).collect();
+        tables.hash_rows(table, &history, self.pad_class, ids);
+    }
+
+    /// The n-gram class of a token.
+    pub(super) fn class(&self, token: u32, image: bool) -> u32 {
+        if image { IMAGE_CLASS } else { self.classes.get(token as usize).copied().unwrap_or(0) }
     }
 }

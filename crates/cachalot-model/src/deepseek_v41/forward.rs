@@ -1,7 +1,7 @@
 //! The forward pass (spec sections 3.4, 3.5, 3.12): a step over the tokens of one or several sequences.
 
+use super::Model;
 use super::reach::Reach;
-use super::{IMAGE_CLASS, Model};
 use crate::error::StepError;
 use crate::step::{LogitsOf, Segment, Workspace};
 use crate::trace::Trace;
@@ -51,9 +51,8 @@ impl Model {
     /// Lays out the rows of this step, their angles and their n-gram classes.
     fn begin(&self, work: &mut Workspace, segments: &[Segment]) {
         self.trunk.begin(work, segments);
-        let class = |token: u32| self.classes.get(token as usize).copied().unwrap_or(0);
         work.v41.classes.clear();
-        work.v41.classes.extend(work.rows.iter().map(|row| if row.image { IMAGE_CLASS } else { class(row.token) }));
+        work.v41.classes.extend(work.rows.iter().map(|row| self.class(row.token, row.image)));
     }
 
     /// Streams of the embedded tokens; the first site reads stream 0.
@@ -73,27 +72,32 @@ impl Model {
         segments: &mut [Segment],
         mut trace: Option<&mut Trace>,
     ) -> Result<(), StepError> {
-        for (layer, weights) in self.layers.iter().enumerate() {
+        let end = self.end(reach, work, segments);
+        for layer in 0..self.layers.len() {
             if let Some(trace) = trace.as_deref_mut() {
                 trace.record_streams(layer, &work.streams);
             }
-            self.engram(layer, work, segments, trace.as_deref_mut())?;
-            self.narrow(reach, layer, work, segments);
+            let held = self.layers.hold(layer, end)?;
+            let weights = &*held;
+            if let Some(engram) = &weights.engram {
+                self.engram(engram, work, segments, trace.as_deref_mut())?;
+            }
+            self.narrow(reach, layer, weights, work, segments);
             if work.rows.is_empty() {
                 break;
             }
 
             self.trunk.mix(&weights.attention_site, work);
             self.trunk.collapse(&weights.attention_norm, work);
-            self.attention(layer, work, segments);
+            self.attention(layer, weights, work, segments);
             self.record_selection(layer, work, trace.as_deref_mut());
             self.trunk.expand(work);
             self.trunk.hand_over(work);
 
             self.trunk.mix(&weights.ffn_site, work);
-            self.trunk.collapse(&weights.ffn_norm, work);
+            self.trunk.collapse(&self.routers[layer].norm, work);
             let next_rows = self.rows_behind(reach, layer, work, segments);
-            self.moe(layer, next_rows, work, trace.as_deref_mut())?;
+            self.moe(layer, &weights.shared, next_rows, work, trace.as_deref_mut())?;
             self.trunk.expand(work);
             self.trunk.hand_over(work);
         }
@@ -102,11 +106,18 @@ impl Model {
 
     /// How many of the step's rows will pass through the layer behind `layer`.
     fn rows_behind(&self, reach: Reach, layer: usize, work: &Workspace, segments: &[Segment]) -> usize {
-        if layer + 1 == self.layers.len() {
-            return 0;
-        }
+        if layer + 1 == self.layers.len() { 0 } else { self.rows_within(reach, layer + 2, work, segments) }
+    }
+
+    /// Number of the first layer that the step does not come to.
+    fn end(&self, reach: Reach, work: &Workspace, segments: &[Segment]) -> usize {
+        let layers = self.layers.len();
+        (1..layers).find(|layer| self.rows_within(reach, *layer, work, segments) == 0).unwrap_or(layers)
+    }
+
+    fn rows_within(&self, reach: Reach, layer: usize, work: &Workspace, segments: &[Segment]) -> usize {
         let spans = work.spans.iter().zip(segments);
-        spans.map(|(span, segment)| self.within(reach, layer + 2, segment, span)).sum()
+        spans.map(|(span, segment)| self.within(reach, layer, segment, span)).sum()
     }
 
     fn record_selection(&self, layer: usize, work: &Workspace, trace: Option<&mut Trace>) {

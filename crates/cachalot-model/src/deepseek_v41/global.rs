@@ -3,7 +3,7 @@
 
 use cachalot_kernels::{Activations, Slot, Treatment, matmul_one, pool, rms_norm, rope};
 
-use super::weights::Compressor;
+use super::weights::{Compressor, Layer};
 use super::{Config, ENTRY, INDEX_KEY, Model};
 use crate::shared::buffer::sized;
 use crate::shared::index::{IndexBuffers, IndexLane, Scorer};
@@ -78,8 +78,8 @@ impl GlobalBuffers {
 
 impl Model {
     /// Appends the entries and index keys of all groups that this step completes, on KV source `layer`.
-    pub(super) fn append_global(&self, layer: usize, work: &mut Workspace, segments: &mut [Segment]) {
-        let Some(compressor) = &self.layers[layer].compressor else { return };
+    pub(super) fn append_global(&self, layer: usize, weights: &Layer, work: &mut Workspace, segments: &mut [Segment]) {
+        let Some(compressor) = &weights.compressor else { return };
         let (config, compute) = (&self.config, &self.trunk.compute);
         let source = self.source_index(layer);
         let ratio = config.layers[layer].ratio;

@@ -3,10 +3,11 @@
 use cachalot_checkpoint::Checkpoint;
 use cachalot_checkpoint::deepseek_v41::{Config, EngramTables, MODEL_TYPE};
 
-use super::weights::Layer;
+use super::weights::{Layer, Router};
 use super::{INPUT_BLOCK, Model, WINDOW, layout};
 use crate::load::{LoadError, Parts, check_layout, within};
 use crate::shared::hyper_connections::MAX_STREAMS;
+use crate::shared::stack::Stack;
 use crate::shared::trunk::Trunk;
 use crate::shared::weights::Reader;
 use crate::state::CachePrecision;
@@ -25,12 +26,15 @@ impl Model {
         let (layout, tables) = (layout(config), config.engram.as_ref().map(EngramTables::new).transpose()?);
         check(config, &parts)?;
         check_layout(&layout)?;
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        let (mut layers, mut routers) = (Stack::new(parts.layers.clone()), Vec::new());
         for layer in 0..config.num_hidden_layers {
-            let mut reader = Reader { checkpoint, prefix: format!("layers.{layer}."), done: progress };
-            layers.push(Layer::read(&mut reader, config, layer)?);
+            let streamed = layers.streamed(layer);
+            let mut reader = Reader { checkpoint, prefix: format!("layers.{layer}."), streamed, done: progress };
+            let read = Layer::read(&mut reader, config, layer)?;
+            routers.push(Router::read(&mut reader)?);
+            layers.push(read)?;
         }
-        let mut reader = Reader { checkpoint, prefix: String::new(), done: progress };
+        let mut reader = Reader { checkpoint, prefix: String::new(), streamed: &[], done: progress };
         let embedding = tables.as_ref().map_or(0, |tables| tables.tables().len());
         let mut trunk = Trunk::read(&mut reader, &config.trunk, &parts, WINDOW, INPUT_BLOCK, embedding)?;
         trunk.image_token = config.image_token_id;
@@ -39,6 +43,7 @@ impl Model {
             layout,
             kv_sources: config.kv_sources().map(|(layer, _)| layer).collect(),
             layers,
+            routers,
             experts: parts.experts,
             ablation: parts.ablation,
             pad_class: config.engram.as_ref().map_or(0, |engram| parts.classes[engram.pad_token_id as usize]),

@@ -20,6 +20,7 @@ use cachalot_experts::ExpertSource;
 
 use crate::load::Ablation;
 use crate::shared::codec::Codec;
+use crate::shared::stack::Stack;
 use crate::shared::trunk::Trunk;
 use crate::state::{CacheLayout, Layout, ROLLBACK, Sequence};
 
@@ -30,7 +31,8 @@ pub struct Model {
     layout: Layout,
     /// Layers that own compressed entries, ascending.
     kv_sources: Vec<usize>,
-    layers: Vec<weights::Layer>,
+    layers: Stack<weights::Layer>,
+    routers: Vec<weights::Router>,
     experts: Arc<dyn ExpertSource>,
     ablation: Ablation,
     /// N-gram class of every token id.

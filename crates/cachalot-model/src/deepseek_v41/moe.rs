@@ -8,6 +8,7 @@ use crate::shared::buffer::sized;
 use crate::shared::experts::ExpertLayer;
 use crate::shared::foresight::Router;
 use crate::shared::routing;
+use crate::shared::weights::SharedExpert;
 use crate::step::Workspace;
 use crate::trace::Trace;
 
@@ -17,12 +18,12 @@ impl Model {
     pub(super) fn moe(
         &self,
         layer: usize,
+        shared: &SharedExpert,
         next_rows: usize,
         work: &mut Workspace,
         trace: Option<&mut Trace>,
     ) -> Result<(), ExpertError> {
-        let (config, trunk) = (&self.config, &self.trunk);
-        let weights = &self.layers[layer].moe;
+        let (config, trunk, weights) = (&self.config, &self.trunk, &self.routers[layer]);
         work.inputs.set(&trunk.compute, &work.x, config.hidden_size, trunk.routed);
         sized(&mut work.router, work.rows.len() * config.n_routed_experts);
         matmul_one(&trunk.compute, &weights.gate, work.inputs.plain(), &mut work.router);
@@ -39,7 +40,7 @@ impl Model {
         let experts = ExpertLayer {
             layer,
             source: &*self.experts,
-            shared: [&weights.shared.w1, &weights.shared.w3, &weights.shared.w2],
+            shared: [&shared.w1, &shared.w3, &shared.w2],
             limit: config.swiglu_limit,
             treatment: trunk.routed,
             experts: config.n_routed_experts,
@@ -47,12 +48,11 @@ impl Model {
         };
         let (foresight, state, image) = (&mut work.foresight, &work.collapsed, work.rows[0].image);
         let mut foresee = |source: &dyn ExpertSource| {
-            let Some(next) = self.layers.get(layer + 1) else { return };
-            let moe = &next.moe;
+            let Some(next) = self.routers.get(layer + 1) else { return };
             let router = Router {
-                norm: &next.ffn_norm,
-                gate: &moe.gate,
-                bias: if image { &moe.bias_vl } else { &moe.bias },
+                norm: &next.norm,
+                gate: &next.gate,
+                bias: if image { &next.bias_vl } else { &next.bias },
                 top_k: config.num_experts_per_tok,
                 eps: config.rms_norm_eps,
             };

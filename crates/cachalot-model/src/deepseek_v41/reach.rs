@@ -6,6 +6,7 @@
 //! bounded replay) is the same with a reach of one window.
 
 use super::Model;
+use super::weights::Layer;
 use crate::error::StepError;
 use crate::state::ROLLBACK;
 use crate::step::{Segment, Span, Workspace};
@@ -57,7 +58,14 @@ impl Model {
     }
 
     /// Ends the rows that no layer behind `layer` needs: what remains of them are their entries and window records.
-    pub(super) fn narrow(&self, reach: Reach, layer: usize, work: &mut Workspace, segments: &mut [Segment]) {
+    pub(super) fn narrow(
+        &self,
+        reach: Reach,
+        layer: usize,
+        weights: &Layer,
+        work: &mut Workspace,
+        segments: &mut [Segment],
+    ) {
         let mut kept = std::mem::take(&mut work.kept);
         kept.clear();
         kept.extend((0..work.rows.len()).filter(|&index| {
@@ -66,12 +74,11 @@ impl Model {
             span.end() - row.position <= self.within(reach, layer + 1, &segments[row.segment], span)
         }));
         if kept.len() < work.rows.len() {
-            let weights = &self.layers[layer];
             self.trunk.collapse(&weights.attention_norm, work);
-            self.project_latents(layer, work);
+            self.project_latents(layer, weights, work);
             let (angles, records) = (&work.angles[self.rope(layer)], work.window_records.of_mut(layer));
             self.trunk.write_window(&weights.attention, angles, &mut work.attention, &work.rows, records);
-            self.append_global(layer, work, segments);
+            self.append_global(layer, weights, work, segments);
             work.v41.global.appended = !kept.is_empty();
             work.v41.global.candidates.keep(work.rows.len(), &kept);
             work.keep(&kept);

@@ -6,6 +6,7 @@ use cachalot_checkpoint::CheckpointError;
 use cachalot_checkpoint::deepseek_v41::Config;
 use cachalot_kernels::Matrix;
 
+use crate::shared::stack;
 use crate::shared::weights::{Attention, HyperConnection, Indexer, Reader, SharedExpert};
 
 pub(super) struct Layer {
@@ -19,9 +20,7 @@ pub(super) struct Layer {
     /// On index sources.
     pub indexer: Option<Indexer>,
     pub ffn_site: HyperConnection,
-    /// `[hidden]`
-    pub ffn_norm: Vec<f32>,
-    pub moe: Moe,
+    pub shared: SharedExpert,
 }
 
 pub(super) struct Compressor {
@@ -37,14 +36,16 @@ pub(super) struct Compressor {
     pub k_norm: Vec<f32>,
 }
 
-pub(super) struct Moe {
+/// What chooses a layer's experts. Always in memory: the layer before looks at it.
+pub(super) struct Router {
+    /// `[hidden]`
+    pub norm: Vec<f32>,
     /// `[experts, hidden]`
     pub gate: Matrix,
     /// `[experts]`, for text tokens.
     pub bias: Vec<f32>,
     /// `[experts]`, for tokens of an image span.
     pub bias_vl: Vec<f32>,
-    pub shared: SharedExpert,
 }
 
 pub(super) struct Engram {
@@ -68,13 +69,39 @@ impl Layer {
             compressor: (plan.kv_source == Some(layer)).then(|| Compressor::read(reader, plan.ratio)).transpose()?,
             indexer: (plan.index_source == Some(layer)).then(|| reader.indexer()).transpose()?,
             ffn_site: reader.site("hc_ffn")?,
-            ffn_norm: reader.vector("ffn_norm.weight")?,
-            moe: Moe {
-                gate: reader.matrix("ffn.gate")?,
-                bias: reader.vector("ffn.gate.bias")?,
-                bias_vl: reader.vector("ffn.gate.bias_vl")?,
-                shared: reader.shared_expert()?,
-            },
+            shared: reader.shared_expert()?,
+        })
+    }
+}
+
+impl stack::Layer for Layer {
+    fn matrices<'a>(&'a mut self, each: &mut dyn FnMut(&'static str, &'a mut Matrix)) {
+        if let Some(engram) = &mut self.engram {
+            each("engram.wkv", &mut engram.wkv);
+        }
+        self.attention.matrices(each);
+        if let Some(compressor) = &mut self.compressor {
+            each("attn.compressor.wkv", &mut compressor.wkv);
+            if let Some(wgate) = &mut compressor.wgate {
+                each("attn.compressor.wgate", wgate);
+            }
+            each("attn.indexer.wk", &mut compressor.wk);
+        }
+        if let Some(indexer) = &mut self.indexer {
+            indexer.matrices(each);
+        }
+        self.shared.matrices(each);
+    }
+}
+
+impl Router {
+    /// Reads a layer's router; `reader` stands at its prefix.
+    pub fn read(reader: &mut Reader) -> Result<Self, CheckpointError> {
+        Ok(Self {
+            norm: reader.vector("ffn_norm.weight")?,
+            gate: reader.matrix("ffn.gate")?,
+            bias: reader.vector("ffn.gate.bias")?,
+            bias_vl: reader.vector("ffn.gate.bias_vl")?,
         })
     }
 }

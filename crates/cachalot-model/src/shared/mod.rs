@@ -12,5 +12,6 @@ pub mod records;
 pub mod rope;
 pub mod routing;
 pub mod selection;
+pub mod stack;
 pub mod trunk;
 pub mod weights;

@@ -34,6 +34,16 @@ impl RecordPages {
         self.length * self.record
     }
 
+    /// Records.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Bytes of one record.
+    pub fn record(&self) -> usize {
+        self.record
+    }
+
     /// Appends one record, filled in by `write`.
     pub fn push(&mut self, write: impl FnOnce(&mut [u8])) {
         let slot = self.length % PAGE_RECORDS;
@@ -97,6 +107,16 @@ impl<T: Copy + Default> RecordRing<T> {
     /// Bytes of all slots.
     pub fn bytes(&self) -> usize {
         size_of_val(&*self.slots)
+    }
+
+    /// All slots.
+    pub fn slots(&self) -> &[T] {
+        &self.slots
+    }
+
+    /// All slots, to be written.
+    pub fn slots_mut(&mut self) -> &mut [T] {
+        &mut self.slots
     }
 
     /// The slot of `position`.

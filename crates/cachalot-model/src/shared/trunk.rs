@@ -129,6 +129,15 @@ impl Trunk {
         work.window_records.begin(self.config.num_hidden_layers, work.rows.len(), self.window_record());
     }
 
+    /// Has the embeddings of `tokens[from..]` read beforehand, as far as there is room; returns where it ended.
+    pub fn expect(&self, work: &mut Workspace, tokens: &[u32], from: usize) -> usize {
+        let end = tokens.len().min(self.rows.room(self.embedding) / 2).max(from);
+        work.ids.clear();
+        work.ids.extend(tokens[from..end].iter().map(|&token| u64::from(token)));
+        self.rows.prefetch(self.embedding, &work.ids);
+        end
+    }
+
     /// Token embeddings (or an image's rows) copied to all streams.
     pub fn embed(&self, work: &mut Workspace, segments: &[Segment]) -> Result<(), StepError> {
         let (hidden, streams) = (self.config.hidden_size, self.config.hc_mult);

@@ -5,6 +5,8 @@
 use cachalot_checkpoint::{Checkpoint, CheckpointError};
 use cachalot_kernels::Matrix;
 
+use super::stack::Layer;
+
 /// Predictor of one site's stream coefficients, for `S` streams.
 pub struct HyperConnection {
     /// `[2 S + S^2, S * hidden]`
@@ -53,12 +55,39 @@ pub struct SharedExpert {
     pub w2: Matrix,
 }
 
+impl Layer for Attention {
+    fn matrices<'a>(&'a mut self, each: &mut dyn FnMut(&'static str, &'a mut Matrix)) {
+        each("attn.wq_a", &mut self.wq_a);
+        each("attn.wq_b", &mut self.wq_b);
+        each("attn.wkv", &mut self.wkv);
+        each("attn.wo_a", &mut self.wo_a);
+        each("attn.wo_b", &mut self.wo_b);
+    }
+}
+
+impl Layer for Indexer {
+    fn matrices<'a>(&'a mut self, each: &mut dyn FnMut(&'static str, &'a mut Matrix)) {
+        each("attn.indexer.wq_b", &mut self.wq_b);
+        each("attn.indexer.weights_proj", &mut self.weights_proj);
+    }
+}
+
+impl Layer for SharedExpert {
+    fn matrices<'a>(&'a mut self, each: &mut dyn FnMut(&'static str, &'a mut Matrix)) {
+        each("ffn.shared_experts.w1", &mut self.w1);
+        each("ffn.shared_experts.w3", &mut self.w3);
+        each("ffn.shared_experts.w2", &mut self.w2);
+    }
+}
+
 /// Reads tensors of one prefix.
 pub struct Reader<'a> {
     /// Where they are.
     pub checkpoint: &'a Checkpoint,
     /// What their names begin with.
     pub prefix: String,
+    /// Tensors that are not read now: each is an empty matrix.
+    pub streamed: &'a [String],
     /// Hears of the bytes of each matrix as it arrives.
     pub done: &'a mut dyn FnMut(usize),
 }
@@ -71,7 +100,11 @@ impl Reader<'_> {
 
     /// The matrix called `name`.
     pub fn named(&mut self, name: &str) -> Result<Matrix, CheckpointError> {
-        let matrix = self.checkpoint.matrix(&format!("{}{name}", self.prefix))?;
+        let name = format!("{}{name}", self.prefix);
+        if self.streamed.contains(&name) {
+            return Ok(Matrix::empty());
+        }
+        let matrix = self.checkpoint.matrix(&name)?;
         (self.done)(matrix.bytes());
         Ok(matrix)
     }

@@ -14,7 +14,9 @@ mod text;
 
 pub use calls::{MAX_PARAMETERS, MAX_TOOLS};
 pub use error::ConstraintError;
-pub use schema::{MAX_COUNT, MAX_ENUM, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, MAX_SUBSCHEMAS};
+pub use schema::{
+    MAX_COUNT, MAX_DEFINITIONS, MAX_ENUM, MAX_PATTERNS, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, MAX_SUBSCHEMAS,
+};
 
 use serde_json::{Value, json};
 

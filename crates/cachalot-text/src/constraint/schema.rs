@@ -21,6 +21,8 @@ pub const MAX_SUBSCHEMAS: usize = 20_000;
 pub const MAX_SCHEMA_DEPTH: usize = 48;
 /// Most subschemas that are referred to.
 pub const MAX_DEFINITIONS: usize = 4096;
+/// Most patterns and formats.
+pub const MAX_PATTERNS: usize = 1024;
 /// Most values of one `enum`.
 pub const MAX_ENUM: usize = 4096;
 /// Largest count of characters, items or properties.
@@ -83,6 +85,7 @@ impl<'v> Document<'v> {
             names: HashMap::new(),
             queue: Vec::new(),
             subschemas: 0,
+            patterns: 0,
             open_objects: false,
             one_of: Vec::new(),
             notes: Vec::new(),
@@ -167,6 +170,7 @@ struct Walk<'d, 'v> {
     names: HashMap<*const Value, String>,
     queue: Vec<(&'v Value, String, String)>,
     subschemas: usize,
+    patterns: usize,
     /// Whether an object has both named properties and others.
     open_objects: bool,
     one_of: Vec<String>,
@@ -206,6 +210,10 @@ impl<'v> Walk<'_, 'v> {
         depth: usize,
         out: &mut Map<String, Value>,
     ) -> Result<(), ConstraintError> {
+        self.patterns += usize::from(matches!(keyword, "pattern" | "format"));
+        if self.patterns > MAX_PATTERNS {
+            return Err(too_large(at, "too many patterns", MAX_PATTERNS));
+        }
         let kept = match keyword {
             "$ref" => match self.reference(value, at)? {
                 Some(reference) => reference,

@@ -13,6 +13,8 @@ mod arguments;
 mod machine;
 mod matcher;
 
+use std::ops::Deref;
+
 use crate::conversation::{Conversation, ResponseFormat, ToolDefinition};
 use crate::prompt::Prompt;
 use crate::stream::StreamDecoder;
@@ -151,16 +153,18 @@ pub struct Finish {
 ///
 /// Generation ends at a stop id ([`Tokenizer::is_stop`]), which is not pushed (M20): like every control token that has no
 /// meaning where it stands, it would be shown as its spelling.
-pub struct OutputParser<'t> {
-    tokenizer: &'t Tokenizer,
+///
+/// `T` is whatever gives the tokenizer: a reference, or an `Arc` where the parser must live by itself.
+pub struct OutputParser<T: Deref<Target = Tokenizer>> {
+    tokenizer: T,
     decoder: StreamDecoder,
     machine: Machine,
     text: String,
 }
 
-impl<'t> OutputParser<'t> {
+impl<T: Deref<Target = Tokenizer>> OutputParser<T> {
     /// A parser at the start of an output.
-    pub fn new(tokenizer: &'t Tokenizer, options: ParserOptions) -> Self {
+    pub fn new(tokenizer: T, options: ParserOptions) -> Self {
         let markers = tokenizer.markers();
         let ids = ControlIds { think_open: markers.think_open, think_close: markers.think_close, dsml: markers.dsml };
         Self { tokenizer, decoder: StreamDecoder::new(), machine: Machine::new(ids, options), text: String::new() }
@@ -187,10 +191,10 @@ impl<'t> OutputParser<'t> {
                 false => self.decoder.push(self.tokenizer.token_bytes(id).unwrap_or_default(), &mut self.text),
             }
             for character in self.text.drain(..) {
-                self.machine.feed(Symbol::Char(character), self.tokenizer);
+                self.machine.feed(Symbol::Char(character), &self.tokenizer);
             }
             if added {
-                self.machine.feed(Symbol::Added(id), self.tokenizer);
+                self.machine.feed(Symbol::Added(id), &self.tokenizer);
             }
         }
         Ok(self.machine.take_events())
@@ -208,7 +212,7 @@ impl<'t> OutputParser<'t> {
 
     /// End the output. Bytes of an unfinished character are dropped (1.4).
     pub fn finish(mut self, engine: EngineFinish) -> Finish {
-        self.machine.end(engine, self.tokenizer);
+        self.machine.end(engine, &self.tokenizer);
         Finish {
             events: self.machine.take_events(),
             reason: self.machine.reason(engine),

@@ -1,5 +1,7 @@
 //! Fragments of a prompt and their token ids (protocol.md 1.5).
 
+use std::sync::Arc;
+
 use super::PromptError;
 use crate::spelling;
 use crate::tokenizer::Tokenizer;
@@ -13,6 +15,8 @@ pub enum Fragment {
     Image,
     /// Text, encoded without the added vocabulary.
     Plain(String),
+    /// Ids as the model sampled them.
+    Sampled(Arc<[u32]>),
 }
 
 /// Join neighbouring plain fragments and drop empty ones: a cut inside plain text would change its tokens.
@@ -37,6 +41,13 @@ pub(super) fn encode(tokenizer: &Tokenizer, fragments: &[Fragment]) -> Result<Ve
         let id = match fragment {
             Fragment::Plain(plain) => {
                 text.push_str(plain);
+                continue;
+            }
+            Fragment::Sampled(sampled) => {
+                tokenizer.check_ids(sampled)?;
+                tokenizer.encode_plain_into(&text, &mut ids)?;
+                text.clear();
+                ids.extend_from_slice(sampled);
                 continue;
             }
             Fragment::Image => tokenizer.image_token_id().ok_or(PromptError::NoVision)?,

@@ -8,6 +8,7 @@
 mod edit;
 mod error;
 mod fragment;
+mod replay;
 mod vendor;
 
 use crate::conversation::{Conversation, Image, Message, Task, ToolChoice};
@@ -16,6 +17,7 @@ use crate::spelling;
 use crate::tokenizer::Tokenizer;
 pub use error::PromptError;
 pub use fragment::Fragment;
+pub use replay::{SampledTurn, SampledTurns};
 
 /// A prompt, ready for the engine.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,7 +44,21 @@ pub struct PromptImage {
 /// # Errors
 /// [`PromptError`]: a conversation that cannot be written, or a control token that the tokenizer lacks.
 pub fn encode(tokenizer: &Tokenizer, conversation: &Conversation) -> Result<Prompt, PromptError> {
-    let (fragments, images) = render(tokenizer, conversation)?;
+    encode_replaying(tokenizer, conversation, &SampledTurns::new())
+}
+
+/// As [`encode`], with turns of the model written as they were sampled wherever they would stand behind the same header
+/// (5.9): the prompt then begins with the tokens whose state is kept.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_replaying(
+    tokenizer: &Tokenizer,
+    conversation: &Conversation,
+    sampled: &SampledTurns,
+) -> Result<Prompt, PromptError> {
+    let (mut fragments, images) = render(tokenizer, conversation)?;
+    replay::splice(conversation, sampled, &mut fragments);
     let mut prompt = from_fragments(tokenizer, &fragments)?;
     let positions = prompt.ids.iter().enumerate().filter(|(_, id)| Some(**id) == tokenizer.image_token_id());
     let positions: Vec<usize> = positions.map(|(position, _)| position).collect();

@@ -1,8 +1,8 @@
 //! What a request says of calls and the vendor's conversion does not honour (protocol.md 5.2).
 //!
 //! Owns a forced call while thinking, which the vendor refuses and which constrained decoding makes possible: the prompt
-//! stays as without, and the call comes after the reasoning. Owns `any` of Messages, which the vendor takes for `auto`,
-//! and the wish for one call at most. Refuses nothing.
+//! stays as without, and the call comes after the reasoning. Owns `any` of Messages, which the vendor takes for `auto`.
+//! Refuses nothing.
 
 use serde_json::{Map, Value, json};
 
@@ -16,7 +16,6 @@ pub(super) const REFUSAL: &str = "Thinking mode does not support this tool_choic
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Choice {
     forced: Option<Forced>,
-    parallel: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -37,11 +36,7 @@ impl Choice {
             (None, Some("function" | "custom" | "tool"), Some(name)) => Some(Forced::Named(name.to_owned())),
             _ => None,
         };
-        let parallel = match api {
-            Api::Messages => choice["disable_parallel_tool_use"] != Value::Bool(true),
-            Api::Chat | Api::Responses => fields.get("parallel_tool_calls") != Some(&Value::Bool(false)),
-        };
-        Self { forced, parallel }
+        Self { forced }
     }
 
     /// Whether a refusal of the vendor's can be made good.
@@ -59,9 +54,9 @@ impl Choice {
     }
 
     /// Makes a converted request honour the choice. `refused` if the vendor did not convert it as it was.
-    pub(super) fn apply(&self, refused: bool, request: &mut Request) {
+    pub(super) fn apply(&self, refused: bool, one_call: bool, request: &mut Request) {
         let Some(Constraint::ToolCalls { required, parallel }) = &mut request.constraint else { return };
-        *parallel = self.parallel;
+        *parallel = !one_call;
         *required |= self.forced.is_some() && (refused || self.forced == Some(Forced::Any));
         if let (true, Some(Forced::Named(name))) = (refused, &self.forced) {
             let conversation = &mut request.conversation;

@@ -1,6 +1,7 @@
 //! Formats of an answer that other servers take and the vendor's library does not know (protocol.md 5.2, 5.3).
 //!
-//! Owns grammars, and the fields of vLLM. Refuses several formats at once, and forms that it does not know.
+//! Owns grammars, the formats of Messages, and the field of vLLM. Refuses several formats at once, and forms that it does
+//! not know.
 
 use serde_json::{Map, Value};
 
@@ -17,8 +18,10 @@ pub(super) fn take(
     fields: &mut Map<String, Value>,
     integers: &BigIntegers,
 ) -> Result<Option<ResponseFormat>, RequestError> {
-    if api != Api::Chat {
-        return Ok(None);
+    match api {
+        Api::Chat => {}
+        Api::Messages => return messages(fields, integers),
+        Api::Responses => return Ok(None),
     }
     let grammar = fields.get("response_format").filter(|format| format["type"] == "grammar");
     if let Some(format) = grammar {
@@ -57,4 +60,19 @@ pub(super) fn take(
         _ => None,
     };
     format.map(Some).ok_or_else(|| RequestError::Invalid(format!("structured_outputs.{kind} cannot be used: {value}")))
+}
+
+/// The format of Messages, which is a schema.
+fn messages(fields: &mut Map<String, Value>, integers: &BigIntegers) -> Result<Option<ResponseFormat>, RequestError> {
+    let Some(Value::Object(config)) = fields.get_mut("output_config") else { return Ok(None) };
+    let format = config.shift_remove("format").unwrap_or_default();
+    match (format["type"].as_str(), format.get("schema")) {
+        _ if format.is_null() => Ok(None),
+        (Some("json_schema"), Some(schema)) => {
+            Ok(Some(ResponseFormat::JsonSchema(Json::from_rendered(integers.restore(schema.to_string())))))
+        }
+        _ => {
+            Err(RequestError::Invalid("output_config.format must be of type json_schema and hold a schema".to_owned()))
+        }
+    }
 }

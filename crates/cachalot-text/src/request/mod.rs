@@ -7,6 +7,7 @@
 //! words. It knows nothing of HTTP, model names or events.
 
 mod choice;
+mod fields;
 mod format;
 mod lenient;
 mod strict;
@@ -24,6 +25,7 @@ use crate::Family;
 use crate::conversation::{Conversation, Effort, ResponseFormat};
 use crate::json::{BigIntegers, Json};
 use choice::Choice;
+use fields::Extras;
 
 /// Largest request body, in bytes: room for the images of a request (2.10) and a full context of text.
 pub const MAX_BODY_BYTES: usize = 256 << 20;
@@ -62,6 +64,10 @@ pub struct Request {
     pub namespaced_tools: Vec<(String, String, String)>,
     /// Whether the client carries out `tool_search` (Responses).
     pub client_tool_search: bool,
+    /// Whether the answer ends with its first call: the client asked for no more than one.
+    pub one_call: bool,
+    /// What was dropped: fields that nobody here knows, and tools that only a host could carry out.
+    pub ignored: Vec<String>,
 }
 
 /// Sampling parameters that a request names. Ranges are checked.
@@ -77,6 +83,12 @@ pub struct RequestedSampling {
     pub presence_penalty: Option<f32>,
     /// -2 to 2.
     pub frequency_penalty: Option<f32>,
+    /// Only this many of the most likely tokens; 0 for all.
+    pub top_k: Option<u32>,
+    /// 0 to 1.
+    pub min_p: Option<f32>,
+    /// Above 0, at most 10.
+    pub repetition_penalty: Option<f32>,
     /// Below 2^63.
     pub seed: Option<u64>,
     /// Whether log-probabilities are wanted.
@@ -114,6 +126,14 @@ pub enum RequestError {
     /// A rule of the API is violated; the text is meant for the client.
     #[error("{0}")]
     Invalid(String),
+    /// A field that would change the answer and is not carried out.
+    #[error("{field} is not supported: {why}")]
+    Unsupported {
+        /// The field.
+        field: String,
+        /// What to do about it.
+        why: String,
+    },
     /// The conversion failed by itself.
     #[error("internal error: {0}")]
     Internal(String),
@@ -124,6 +144,14 @@ pub enum RequestError {
 /// # Errors
 /// [`RequestError`], whose text goes to the client.
 pub fn convert(api: Api, family: Family, body: &str) -> Result<Request, RequestError> {
+    convert_for(api, family, true, body)
+}
+
+/// As [`convert`], for a model that reasons only if `thinks` where the body does not say.
+///
+/// # Errors
+/// As [`convert`].
+pub fn convert_for(api: Api, family: Family, thinks: bool, body: &str) -> Result<Request, RequestError> {
     if body.len() > MAX_BODY_BYTES {
         return Err(RequestError::Shape(format!("body of {} bytes; at most {MAX_BODY_BYTES}", body.len())));
     }
@@ -133,6 +161,7 @@ pub fn convert(api: Api, family: Family, body: &str) -> Result<Request, RequestE
     let Value::Object(fields) = &mut body else {
         return Err(RequestError::Shape("the body must be a JSON object".to_owned()));
     };
+    let extras = fields::take(api, fields)?;
     let effort = lenient::apply(api, fields)?;
     let given = Given {
         temperature: number(fields, "temperature"),
@@ -140,6 +169,9 @@ pub fn convert(api: Api, family: Family, body: &str) -> Result<Request, RequestE
         presence_penalty: number(fields, "presence_penalty"),
         frequency_penalty: number(fields, "frequency_penalty"),
         effort,
+        seed: fields.get("seed").and_then(Value::as_u64),
+        thinks,
+        extras,
         format: format::take(api, fields, &integers)?,
         choice: Choice::of(api, fields),
     };
@@ -161,6 +193,9 @@ struct Given {
     presence_penalty: Option<f32>,
     frequency_penalty: Option<f32>,
     effort: Option<Effort>,
+    seed: Option<u64>,
+    thinks: bool,
+    extras: Extras,
     format: Option<ResponseFormat>,
     choice: Choice,
 }
@@ -178,32 +213,41 @@ fn converted<R: ProtocolRequest + serde::de::DeserializeOwned>(
 ) -> Result<Request, RequestError> {
     let definitions = strict::Definitions::of(api, &body);
     let again = given.choice.is_forced().then(|| body.clone());
-    let (request, refused) = match (vendor::<R>(family, body), again) {
+    let (request, refused) = match (vendor::<R>(family, given.thinks, body), again) {
         (Err(RequestError::Invalid(text)), Some(body)) if text == choice::REFUSAL => {
-            (vendor::<R>(family, Choice::without(api, body))?, true)
+            (vendor::<R>(family, given.thinks, Choice::without(api, body))?, true)
         }
         (converted, _) => (converted?, false),
     };
     let mut request = translate::request(request, integers)?;
-    given.choice.apply(refused, &mut request);
+    given.choice.apply(refused, given.extras.one_call, &mut request);
     definitions.restore(&mut request, integers);
     request.sampling = RequestedSampling {
         temperature: given.temperature,
         top_p: given.top_p,
         presence_penalty: given.presence_penalty,
         frequency_penalty: given.frequency_penalty,
+        top_k: given.extras.top_k,
+        min_p: given.extras.min_p,
+        repetition_penalty: given.extras.repetition_penalty,
+        // Two of the three APIs have no seed in the vendor's library.
+        seed: request.sampling.seed.or(given.seed),
         ..request.sampling
     };
     request.conversation.effort = given.effort.unwrap_or(request.conversation.effort);
     if let Some(format) = given.format {
         request.conversation.response_format = format;
     }
+    request.custom_tools.extend(given.extras.custom_tools);
+    request.one_call = given.extras.one_call;
+    request.ignored = given.extras.ignored;
     Ok(request)
 }
 
 /// The vendor's conversion.
 fn vendor<R: ProtocolRequest + serde::de::DeserializeOwned>(
     family: Family,
+    thinks: bool,
     body: Value,
 ) -> Result<ConversationRequest, RequestError> {
     let version = match family {
@@ -211,7 +255,8 @@ fn vendor<R: ProtocolRequest + serde::de::DeserializeOwned>(
         Family::V41 => ModelVersion::DeepseekV41Flash,
     };
     let request: R = serde_json::from_value(body).map_err(|error| RequestError::Shape(error.to_string()))?;
-    let options = ConversionOptions::new().with_model_versions_by_name([(MODEL, version)]);
+    let options =
+        ConversionOptions::new().with_default_thinking_mode(thinks).with_model_versions_by_name([(MODEL, version)]);
     request.convert(options).map_err(|error| match error {
         ConversionError::BadRequest { detail } => RequestError::Invalid(detail),
         ConversionError::Internal { detail } => RequestError::Internal(detail),

@@ -73,6 +73,8 @@ pub(super) fn request(request: ConversationRequest, integers: &BigIntegers) -> R
         custom_tools,
         namespaced_tools,
         client_tool_search: response_options.client_tool_search,
+        one_call: false,
+        ignored: Vec::new(),
     })
 }
 

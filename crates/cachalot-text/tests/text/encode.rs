@@ -86,6 +86,7 @@ fn flat(fragments: &[Fragment]) -> (String, Vec<[usize; 2]>) {
             Fragment::Plain(plain) => text.push_str(plain),
             Fragment::Control(spelling) => text.push_str(spelling),
             Fragment::Image => text.push_str("<｜deepseek_image｜>"),
+            Fragment::Sampled(_) => panic!("nothing was sampled"),
         }
         if !matches!(fragment, Fragment::Plain(_)) {
             special.push([start, text.len()]);

@@ -7,5 +7,6 @@ mod malformed;
 mod offline;
 mod parse;
 mod prompts;
+mod replay;
 mod requests;
 mod tokenize;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use cachalot_bench::{ModelOptions, RELEASES, Release, Test};
+use cachalot_bench::{Comparison, ModelOptions, ModelReport, RELEASES, Release, Test};
 use cachalot_engine::Ablation;
 use cachalot_kernels::Isa;
 use clap::{Args, Subcommand};
@@ -31,6 +31,7 @@ const AFTER_MODEL: &str = "\
 Examples:
   cachalot bench decode --model DIR --tokens 16 --depth 4096    single-token steps behind 4096 tokens
   cachalot bench prefill --model DIR --tokens 512 --json        one prompt; a JSON object per window
+  cachalot bench prefill --model DIR --tokens 2048 --expert-cache 2G --against-resident
 
 Tokens are random, so every step routes to other experts. Each window stands between two probes of the machine; share is its
 rate over the roofline of their mean.";
@@ -110,6 +111,11 @@ pub struct ModelBenchArgs {
     /// Windows
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub windows: u16,
+
+    /// Measure once more with everything in memory, which must have room, and compare: the windows' time over the larger of
+    /// that time and the disk's own
+    #[arg(long)]
+    pub against_resident: bool,
 
     /// Print one JSON object per window instead of a table
     #[arg(long)]
@@ -205,11 +211,44 @@ fn set_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 fn model(test: Test, args: &ModelBenchArgs) -> anyhow::Result<ExitCode> {
-    let engine = open::model(&args.model, &args.engine, args.json)?;
     let options =
         ModelOptions { test, tokens: args.tokens as usize, depth: args.depth as usize, windows: args.windows.into() };
+    let report = windows(args, &args.engine, &options, false)?;
+    if args.against_resident {
+        let mut engine = args.engine.clone();
+        (engine.memory.memory, engine.memory.expert_cache) = (None, None);
+        let resident = windows(args, &engine, &options, true)?;
+        let Some(comparison) = Comparison::new(&report, &resident) else {
+            bail!("nothing was read from the disk: --memory or --expert-cache says what does not fit");
+        };
+        if args.json {
+            output::print_json(&comparison)?;
+        } else {
+            output::print(&format!("{comparison}\n"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Measures and prints the windows of one engine, which must have all in memory if `resident` says so.
+fn windows(
+    args: &ModelBenchArgs,
+    engine: &EngineArgs,
+    options: &ModelOptions,
+    resident: bool,
+) -> anyhow::Result<ModelReport> {
+    let engine = open::model(&args.model, engine, args.json)?;
+    if let Some(streaming) = engine.plan().streaming().filter(|_| !args.json) {
+        output::print(&format!("{streaming}\n"))?;
+    }
+    if resident && !engine.experts_fit() {
+        bail!(
+            "not everything fits in memory, so there is nothing to compare with: measure a smaller model\n{}",
+            engine.plan()
+        );
+    }
     let mut printed = Ok(());
-    let report = cachalot_bench::model(&engine, &options, &mut |window| {
+    let report = cachalot_bench::model(&engine, options, &mut |window| {
         if args.json && printed.is_ok() {
             printed = output::print_json(window);
         }
@@ -218,7 +257,7 @@ fn model(test: Test, args: &ModelBenchArgs) -> anyhow::Result<ExitCode> {
     if !args.json {
         output::print(&format!("{report}\n"))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(report)
 }
 
 fn kernels(args: &KernelArgs) -> anyhow::Result<ExitCode> {

@@ -5,6 +5,8 @@ pub mod chat;
 pub mod forward;
 pub mod inspect;
 pub mod plan;
+pub mod ps;
 pub mod run;
+pub mod serve;
 pub mod synth;
 pub mod trace;

@@ -10,8 +10,8 @@ use cachalot_checkpoint::{Checkpoint, Inspection};
 use cachalot_engine::disk;
 use cachalot_engine::planner::units::tokens;
 use cachalot_engine::planner::{Available, Bound, Forecast, Late, MemoryPlan, Rates, sizes};
-use cachalot_experts::ExpertLayout;
-use cachalot_storage::{Directory, Probe};
+use cachalot_experts::{ExpertLayout, LayerLayout};
+use cachalot_storage::{Probe, Spread};
 use clap::Args;
 use serde::Serialize;
 
@@ -37,6 +37,10 @@ pub struct PlanArgs {
 
     #[command(flatten)]
     pub memory: MemoryArgs,
+
+    /// Another directory with shards of the model, on another disk perhaps (repeatable)
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub also: Vec<PathBuf>,
 
     /// Threads that compute; all cores if not given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -70,13 +74,16 @@ struct Report {
 /// If the checkpoint is not sound, or the model cannot run in the memory there is.
 pub fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     open::check_directory(&args.directory)?;
-    let files = Arc::new(Directory::new(&args.directory));
+    args.also.iter().try_for_each(|path| open::check_directory(path))?;
+    let files = Arc::new(Spread::new([&args.directory].into_iter().chain(&args.also)));
     let checkpoint = Checkpoint::open_headers(files);
     let checkpoint = Arc::new(checkpoint.with_context(|| format!("cannot read {}", args.directory.display()))?);
     let (inspection, architecture) = (Inspection::of(&checkpoint), checkpoint.architecture());
     let trunk = architecture.trunk();
     let layout = ExpertLayout::new(Arc::clone(&checkpoint), trunk.num_hidden_layers, trunk.n_routed_experts)?;
-    let memory = MemoryPlan::new(&sizes(&inspection, architecture, &layout)?, &args.memory.into(), Available::now())?;
+    let layers = LayerLayout::new(Arc::clone(&checkpoint), trunk.num_hidden_layers)?;
+    let sizes = sizes(&checkpoint, &inspection, &layout, &layers)?;
+    let memory = MemoryPlan::new(&sizes, &args.memory.into(), Available::now())?;
 
     let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let mut rates = cachalot_bench::rates(trunk, &inspection, architecture.fp8_block(), threads, memory.chunk)?;

@@ -9,7 +9,7 @@ use cachalot_text::Message;
 use cachalot_text::parser::FinishReason;
 use clap::Args;
 
-use crate::cli::{EngineArgs, ModelArgs};
+use crate::cli::{EngineArgs, KeepArgs, ModelArgs};
 use crate::stream::{Stream, figures};
 use crate::text_args::{FormatArgs, SamplingArgs, TextArgs};
 use crate::{interrupt, open, output, prompt, report};
@@ -56,6 +56,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     #[command(flatten)]
+    pub keep: KeepArgs,
+    #[command(flatten)]
     pub text: TextArgs,
     #[command(flatten)]
     pub format: FormatArgs,
@@ -72,14 +74,14 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let options = args.text.turn_options(&args.sampling, args.logprobs.map(usize::from));
     options.sampling.validate()?;
     let format = args.format.format()?;
-    let engine = Arc::new(open::model(&args.model, &args.engine, args.json)?);
+    let engine = Arc::new(open::keeping(&args.model, &args.engine, args.keep, args.json)?);
     let mut conversation = args.text.conversation(args.model.thinks(), engine.effort_texts());
     conversation.messages.push(Message::user(question));
     conversation.response_format = format;
     let mut session = Session::new(Arc::clone(&engine));
 
     interrupt::listen();
-    let mut stream = Stream::new(!args.json);
+    let mut stream = Stream::new(&engine, !args.json);
     let turn = turn(&mut session, &conversation, &options, &mut |event| stream.event(&event))?;
     stream.finish()?;
     if args.json {

@@ -114,7 +114,7 @@ fn record(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     let mut session = Session::new(Arc::clone(&engine));
     interrupt::listen();
     engine.experts().start_trace();
-    let mut stream = Stream::new(true);
+    let mut stream = Stream::new(&engine, true);
     let turn = turn(&mut session, &conversation, &options, &mut |event| stream.event(&event))?;
     stream.finish()?;
     eprintln!("{}", figures(&turn));

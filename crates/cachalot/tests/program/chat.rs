@@ -1,6 +1,6 @@
 //! `cachalot chat`, with its lines piped in
 
-use crate::support::{Run, fixture, piped};
+use crate::support::{Run, fixture, piped, piped_into, program};
 
 fn chat(arguments: &[&str], lines: &str) -> Run {
     piped(&[&["chat", "--temperature", "0"], arguments].concat(), lines.as_bytes())
@@ -51,6 +51,38 @@ fn commands_do_what_they_say() {
         serde_json::from_slice(&std::fs::read(path.to_string()).expect("saved")).expect("JSON");
     assert_eq!(saved["messages"][1]["content"], "What is the capital of \nJapan?");
     assert_eq!(saved["messages"][2]["role"], "assistant");
+}
+
+#[test]
+fn a_chat_goes_on_after_the_program_has_ended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let resumed = |lines: &str, arguments: &[&str]| {
+        let arguments = [&["chat", "--temperature", "0", "--keep", "1G"], arguments].concat();
+        let mut command = program(&arguments);
+        command.env("XDG_CACHE_HOME", folder.path()).env("XDG_STATE_HOME", folder.path());
+        piped_into(command, lines.as_bytes())
+    };
+    resumed("", &["--resume"]).refused(1, &["no chat to go on with"]);
+    // Piped lines are no chat to go on with, unless asked for.
+    let first = resumed("What is the capital of Japan?", &[]);
+    assert_eq!(first.code, Some(0), "{first:?}");
+    resumed("", &["--resume"]).refused(1, &["no chat to go on with"]);
+    let talk = folder.path().join("cachalot/last-chat.json");
+    let question = "What is the capital of France? There is no hurry. ".repeat(8);
+    let saved = serde_json::json!({"thinking": false, "effort": "high", "messages": [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": "The capital of France is Paris."},
+    ]});
+    std::fs::write(&talk, saved.to_string()).expect("written");
+    let second = resumed("What is the capital of Japan?\n", &["--resume"]);
+    assert!(second.code == Some(0) && !second.out.is_empty(), "{second:?}");
+    assert!(second.err.contains("(2 messages loaded"), "{second:?}");
+    // The third run finds the conversation, and the state of it on the disk.
+    let third = resumed("/regenerate\n", &["--resume"]);
+    assert_eq!(third.out, second.out, "{third:?}");
+    assert!(third.err.contains("(4 messages loaded") && third.err.contains(" kept)"), "{third:?}");
+    let private = std::fs::metadata(&talk).expect("kept").permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&private) & 0o077, 0, "others cannot read it");
 }
 
 #[test]

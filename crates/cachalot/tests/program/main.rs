@@ -2,9 +2,11 @@
 
 mod chat;
 mod damage;
+mod faults;
 mod forward;
 mod interrupt;
 mod others;
 mod run;
+mod serve;
 mod support;
 mod v4;

@@ -35,6 +35,8 @@ pub fn program(arguments: &[&str]) -> Command {
         .args(arguments)
         .env_remove("NO_COLOR")
         .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
+        .env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"))
+        .env("CACHALOT_KEEP", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -47,7 +49,12 @@ pub fn cachalot(arguments: &[&str]) -> Run {
 
 /// With `input` piped in.
 pub fn piped(arguments: &[&str], input: &[u8]) -> Run {
-    let mut child = program(arguments).stdin(Stdio::piped()).spawn().expect("the program starts");
+    piped_into(program(arguments), input)
+}
+
+/// With `input` piped into `command`.
+pub fn piped_into(mut command: Command, input: &[u8]) -> Run {
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("the program starts");
     let mut stdin = child.stdin.take().expect("piped");
     // The program may have failed before it reads.
     let _ = stdin.write_all(input);

@@ -1,7 +1,7 @@
 //! Conversations in files: JSON with messages as chat programs write them. Reading checks everything before anything
 //! of the present conversation is touched.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -57,7 +57,12 @@ pub fn save(conversation: &Conversation, path: &Path) -> anyhow::Result<()> {
     name.push(".part");
     let part = path.with_file_name(name);
     let write = || {
-        let mut file = File::create(&part)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        // What was said is its user's business.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&part)?;
         file.write_all(json.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&part, path)

@@ -27,6 +27,8 @@ pub struct Talk {
     last: Option<Turn>,
     turns: usize,
     generated: usize,
+    /// Whether keeping it for `--resume` has failed.
+    unsaved: bool,
 }
 
 impl Talk {
@@ -35,7 +37,7 @@ impl Talk {
     /// With `stats`, what each answer took from memory and from the disk is shown after it.
     pub fn new(engine: Arc<Engine>, stats: bool, conversation: Conversation, options: TurnOptions) -> Self {
         let session = Session::new(Arc::clone(&engine));
-        Self { engine, stats, session, conversation, options, last: None, turns: 0, generated: 0 }
+        Self { engine, stats, session, conversation, options, last: None, turns: 0, generated: 0, unsaved: false }
     }
 
     /// What is shown at the beginning.
@@ -102,6 +104,30 @@ impl Talk {
         Ok(())
     }
 
+    /// Goes on with the conversation of `path`.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn resume(&mut self, path: Option<&Path>) -> anyhow::Result<()> {
+        match path {
+            Some(path) if path.exists() => self.load(path),
+            _ => bail!("there is no chat to go on with: chats held in a terminal are kept"),
+        }
+    }
+
+    /// Keeps the conversation for `--resume`; that it cannot be kept is said once and no failure.
+    pub fn save_last(&mut self, path: &Path) {
+        if self.conversation.messages.is_empty() || self.unsaved {
+            return;
+        }
+        let directory = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        let saved = directory.map_err(anyhow::Error::from).and_then(|()| saved::save(&self.conversation, path));
+        if let Err(error) = saved {
+            self.unsaved = true;
+            eprintln!("cachalot: the chat cannot be kept for --resume: {error:#}");
+        }
+    }
+
     /// Says something and lets the model answer.
     fn say(&mut self, text: String) -> anyhow::Result<()> {
         let kept = self.conversation.messages.len();
@@ -143,7 +169,7 @@ impl Talk {
     fn answer(&mut self) -> anyhow::Result<bool> {
         interrupt::clear();
         let before = self.engine.stats();
-        let mut stream = Stream::new(true);
+        let mut stream = Stream::new(&self.engine, true);
         let outcome = turn(&mut self.session, &self.conversation, &self.options, &mut |event| stream.event(&event));
         let shown = stream.finish();
         // The next answer is not to be stopped by the press that stopped this one.

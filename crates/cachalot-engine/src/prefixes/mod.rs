@@ -1,11 +1,19 @@
 //! States kept of prompts and answers, so that what begins alike is not processed again.
 //!
-//! Owns which states are kept within a budget of bytes: the least recently used goes first. States are forks of one
-//! another and share pages; each page counts once. Refuses to decide what a state holds: the model does.
+//! Owns which states are kept in memory, within a budget of bytes: the least recently used goes first. States are forks of
+//! one another and share pages; each page counts once. [`PrefixStore`] keeps them on the disk, too. Refuses to decide what
+//! a state holds: the model does.
+
+mod segments;
+mod store;
 
 use std::collections::HashSet;
 
+use std::sync::Arc;
+
 use cachalot_model::Sequence;
+
+pub use store::{PrefixStore, StoreError};
 
 /// States by the tokens that they have seen.
 pub struct Prefixes {
@@ -13,6 +21,7 @@ pub struct Prefixes {
     /// Bytes of all of them together.
     budget: u64,
     clock: u64,
+    store: Option<Arc<PrefixStore>>,
 }
 
 struct Kept {
@@ -32,13 +41,19 @@ impl Kept {
 }
 
 impl Prefixes {
-    /// Nothing yet, and never more than `budget` bytes.
-    pub fn new(budget: u64) -> Self {
-        Self { kept: Vec::new(), budget, clock: 0 }
+    /// Nothing yet, and never more than `budget` bytes; what `store` has is found, too, and what is kept is stored.
+    pub fn new(budget: u64, store: Option<Arc<PrefixStore>>) -> Self {
+        Self { kept: Vec::new(), budget, clock: 0, store }
     }
 
-    /// A fork of the state that spares most of `prompt` (which is not empty), rolled back to what the two share.
-    pub fn longest(&mut self, prompt: &[u32]) -> Option<Sequence> {
+    /// A fork of the state that spares most of `prompt` (which is not empty), rolled back to what the two share; `fresh`
+    /// is a state without tokens.
+    pub fn longest(&mut self, prompt: &[u32], fresh: &Sequence) -> Option<Sequence> {
+        let best = self.kept.iter().map(|kept| kept.reach(prompt)).max().unwrap_or(0);
+        let stored = self.store.as_ref().and_then(|store| store.longest(prompt, best, fresh));
+        if let Some((tokens, state)) = stored {
+            self.insert(&tokens, state);
+        }
         let reaches = self.kept.iter().enumerate().map(|(index, kept)| (kept.reach(prompt), kept.used, index));
         let (reach, _, index) = reaches.max().filter(|(reach, ..)| *reach > 0)?;
         self.clock += 1;
@@ -50,6 +65,13 @@ impl Prefixes {
 
     /// Keeps `state`, which has seen `tokens`.
     pub fn keep(&mut self, tokens: &[u32], state: Sequence) {
+        if let Some(store) = &self.store {
+            store.keep(tokens, &state);
+        }
+        self.insert(tokens, state);
+    }
+
+    fn insert(&mut self, tokens: &[u32], state: Sequence) {
         if state.position() == 0 {
             return;
         }

@@ -1,0 +1,189 @@
+//! OpenAI Responses (protocol.md 5.5): the handlers.
+//!
+//! Responses are kept for `previous_response_id` unless a request says otherwise; see [`store`].
+
+mod custom;
+mod events;
+mod object;
+pub mod store;
+
+use std::sync::{Arc, PoisonError};
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderValue, Response, header};
+use cachalot_text::request::Api;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json as value};
+use utoipa::ToSchema;
+
+use super::{json, now, parse, with_ignored};
+use crate::answer::Answer;
+use crate::app::App;
+use crate::body::{self, Text};
+use crate::error::{ApiError, Style};
+use crate::gate::{Client, random};
+use crate::generation::Done;
+use crate::prepare::{Asked, Prepared, ignored_header, on_a_thread, prepared, turn_ended};
+use crate::sse::stream;
+use events::ResponsesNarrator;
+pub use object::ResponseBody;
+use object::{Echo, Items, ResponseObject};
+use store::Stored;
+
+/// What the server itself reads of a request; the conversation is converted from the whole body.
+#[derive(Debug, Default, Deserialize)]
+struct Fields {
+    #[serde(default)]
+    input: Value,
+    #[serde(default)]
+    previous_response_id: Option<String>,
+    #[serde(default)]
+    store: Option<bool>,
+    #[serde(default)]
+    include: Option<Vec<String>>,
+    #[serde(flatten)]
+    echo: Echo,
+}
+
+/// That a response is gone.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Deleted {
+    id: String,
+    object: &'static str,
+    deleted: bool,
+}
+
+/// `POST /v1/responses`.
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
+    request: Request,
+) -> Response<Body> {
+    answer(app, client, request).await.unwrap_or_else(|error| error.response(Style::OpenAi))
+}
+
+/// `GET /v1/responses/{id}`.
+pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response<Body> {
+    match stored(&app, &id) {
+        Ok(stored) => {
+            let mut response = Response::new(Body::from(stored.response.clone()));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(error) => error.response(Style::OpenAi),
+    }
+}
+
+/// `GET /v1/responses/{id}/input_items`.
+pub async fn input_items(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response<Body> {
+    match stored(&app, &id) {
+        Ok(stored) => json(&value!({"object": "list", "data": stored.input(), "has_more": false})),
+        Err(error) => error.response(Style::OpenAi),
+    }
+}
+
+/// `DELETE /v1/responses/{id}`.
+pub async fn delete(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response<Body> {
+    let removed = app.responses.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    match removed {
+        true => json(&Deleted { id, object: "response", deleted: true }),
+        false => unknown(&id).response(Style::OpenAi),
+    }
+}
+
+fn stored(app: &App, id: &str) -> Result<Arc<Stored>, ApiError> {
+    let mut responses = app.responses.lock().unwrap_or_else(PoisonError::into_inner);
+    responses.get(id).ok_or_else(|| unknown(id))
+}
+
+fn unknown(id: &str) -> ApiError {
+    ApiError::not_found(format!("there is no response {id:?}: it was never stored, was deleted, or has been displaced"))
+}
+
+/// A request, with what its response tells of it.
+struct Begun {
+    prepared: Prepared,
+    echo: Echo,
+    /// All input items, if the response is kept.
+    kept: Option<Vec<Value>>,
+}
+
+fn begin(app: &App, body: &Text) -> Result<Begun, ApiError> {
+    let Fields { input, previous_response_id, store, include, mut echo } = parse(&body.text)?;
+    let keep = store.unwrap_or(true);
+    echo.store = keep;
+    echo.previous_response_id.clone_from(&previous_response_id);
+    let mut items = Vec::new();
+    let mut prepared = match &previous_response_id {
+        None => prepared(app, Api::Responses, &body.text)?,
+        Some(id) => {
+            let missing = |_| {
+                let message = format!("previous response {id:?} is not stored here; send the whole history as input");
+                ApiError::field("previous_response_id", message).with_code("previous_response_not_found")
+            };
+            items.clone_from(&stored(app, id).map_err(missing)?.items);
+            let mut whole = items.clone();
+            whole.extend(as_items(&input));
+            let mut fields: serde_json::Map<String, Value> = parse(&body.text)?;
+            fields.insert("input".to_owned(), whole.into());
+            prepared(app, Api::Responses, &Value::Object(fields).to_string())?
+        }
+    };
+    if include.iter().flatten().any(|name| name == "message.output_text.logprobs") {
+        prepared.request.sampling.logprobs = true;
+    }
+    let kept = keep.then(|| {
+        items.extend(as_items(&input));
+        items
+    });
+    Ok(Begun { prepared, echo, kept })
+}
+
+/// The items of an input, which may be a text.
+fn as_items(input: &Value) -> Vec<Value> {
+    match input {
+        Value::Array(items) => items.clone(),
+        Value::String(text) => {
+            let content = value!([{"type": "input_text", "text": text}]);
+            vec![value!({"type": "message", "role": "user", "content": content})]
+        }
+        _ => Vec::new(),
+    }
+}
+
+async fn answer(app: Arc<App>, client: Client, request: Request) -> Result<Response<Body>, ApiError> {
+    let (parts, body) = request.into_parts();
+    let body = body::read(&app, &parts.headers, body).await?;
+    let work = {
+        let app = Arc::clone(&app);
+        move || begin(&app, &body)
+    };
+    let Begun { prepared, echo, kept } = on_a_thread(&app, work).await?;
+    let asked = prepared.ask(&app, client)?;
+    let ignored = ignored_header(&asked.request.ignored);
+    let Asked { request, model, sampling, mut answer, mut updates, prompt } = asked;
+    let one_call = request.one_call;
+    let (stream_wanted, tokenizer) = (request.stream, Arc::clone(&app.card.tokenizer));
+    let items = Items::new(random("resp_"), request, tokenizer);
+    let object = Arc::new(ResponseObject::new(items, model, now(), echo, &sampling));
+    let keep_alive = app.options.keep_alive;
+    let at_end = {
+        let object = Arc::clone(&object);
+        move |answer: &Answer, done: &Done| {
+            turn_ended(&app, &prompt, one_call, answer, done);
+            if let Some(input) = kept {
+                let stored = Stored::new(input, &object.ended(answer));
+                app.responses.lock().unwrap_or_else(PoisonError::into_inner).keep(object.id().to_owned(), stored);
+            }
+        }
+    };
+    if stream_wanted {
+        let narrator = ResponsesNarrator::new(object);
+        return Ok(with_ignored(stream(narrator, answer, updates, keep_alive, Box::new(at_end)), ignored));
+    }
+    let done = answer.whole(&mut updates).await?;
+    at_end(&answer, &done);
+    Ok(with_ignored(json(&object.ended(&answer)), ignored))
+}

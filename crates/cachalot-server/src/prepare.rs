@@ -1,0 +1,346 @@
+//! From a body to a job: conversion, limits, prompt, sampling (protocol.md sections 2, 4 and 5.2).
+//!
+//! Owns what the three conversation APIs have in common before generation starts. Refuses what cannot be carried out, and
+//! names the field. The work is done on threads of its own, few at a time: a prompt of a million tokens takes seconds.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use axum::http::HeaderValue;
+use cachalot_engine::scheduler::Job;
+use cachalot_engine::session::{Prefill, Request as EngineRequest};
+use cachalot_engine::{Constraint, SamplingChoice};
+use cachalot_text::conversation::{Content, Conversation, Message, ResponseFormat, Span};
+use cachalot_text::parser::{ParserOptions, StartState};
+use cachalot_text::prompt::{self, Prompt, SampledTurn};
+use cachalot_text::request::{self, Api, Request, RequestedSampling};
+use cachalot_text::sampling::{Mode, defaults, output_limit};
+use tokio::sync::mpsc::Receiver;
+
+use crate::answer::Answer;
+use crate::api::{Envelope, model_name, parse};
+use crate::app::App;
+use crate::body::Text;
+use crate::error::{ApiError, Kind};
+use crate::gate::Client;
+use crate::generation::{Done, Listening, Update, listen};
+
+/// A request that is ready to be answered.
+pub struct Prepared {
+    /// What was asked.
+    pub request: Request,
+    /// The name under which the model answers.
+    pub model: String,
+    /// The prompt.
+    pub prompt: Prompt,
+    /// What the answer must be.
+    pub constraint: Option<Constraint>,
+}
+
+/// A request that is being answered.
+pub struct Asked {
+    /// What was asked; its messages are gone.
+    pub request: Request,
+    /// The name under which the model answers.
+    pub model: String,
+    /// The sampling parameters that are used.
+    pub sampling: cachalot_engine::SamplingParams,
+    /// The answer, still empty.
+    pub answer: Answer,
+    /// What the model says.
+    pub updates: Receiver<Update>,
+    /// Ids of the prompt, where its turn may come back.
+    pub prompt: Vec<u32>,
+}
+
+/// Converts `body` and writes its prompt; on a thread of its own.
+///
+/// # Errors
+/// If the body is no request of `api` that this server carries out, or exceeds a limit.
+pub async fn prepare(app: &Arc<App>, api: Api, body: Text) -> Result<Prepared, ApiError> {
+    let work = {
+        let app = Arc::clone(app);
+        move || prepared(&app, api, &body.text)
+    };
+    on_a_thread(app, work).await
+}
+
+/// Runs `work` where it may take its time, when it is its turn.
+///
+/// # Errors
+/// Those of `work`, or if it panicked.
+pub async fn on_a_thread<T: Send + 'static>(
+    app: &App,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let _turn = app.preparing.acquire().await;
+    let failed = |_| ApiError::new(Kind::Internal, "the request could not be converted: this is a bug of the server");
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}
+
+/// As [`prepare`], on this thread.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepared(app: &App, api: Api, body: &str) -> Result<Prepared, ApiError> {
+    let card = &app.card;
+    let envelope: Envelope = parse(body)?;
+    let model = model_name(app, envelope.model)?;
+    let mut request = request::convert_for(api, card.family(), card.thinks, body)?;
+    if app.options.log_prompts {
+        tracing::info!(body, "a prompt");
+    }
+    check_limits(app, &request)?;
+    check_images(&request.conversation)?;
+    request.conversation.effort_texts = card.effort_texts;
+    let sampled = {
+        let mut replays = app.replays.lock().unwrap_or_else(PoisonError::into_inner);
+        replays.of(&request.conversation)
+    };
+    let prompt = prompt::encode_replaying(&card.tokenizer, &request.conversation, &sampled)?;
+    let constraint = constraint(app, api, &request, prompt.start)?;
+    Ok(Prepared { request, model, prompt, constraint })
+}
+
+/// What the engine is asked for.
+fn engine_request(
+    app: &App,
+    request: &Request,
+    prompt: usize,
+    constraint: Option<Constraint>,
+) -> Result<EngineRequest, ApiError> {
+    let conversation = &request.conversation;
+    let mode =
+        Mode { thinking: conversation.thinking, tools: conversation.offers_tools(), effort: conversation.effort };
+    let default = defaults(app.card.family(), mode).max_tokens;
+    let requested = request.sampling.max_tokens.map(|tokens| tokens as usize);
+    let sampling = &request.sampling;
+    Ok(EngineRequest {
+        sampling: choice(sampling).resolve(app.card.family(), mode),
+        max_tokens: output_limit(requested, default, prompt, app.card.context)?,
+        prefill: Prefill::Exact,
+        top_logprobs: sampling.logprobs.then(|| sampling.top_logprobs.unwrap_or(0).into()),
+        constraint,
+    })
+}
+
+/// Sampling parameters as they were given.
+pub fn choice(given: &RequestedSampling) -> SamplingChoice {
+    // By way of its shortest decimal form: 0.7 is meant, not the float32 next to it.
+    let wide = |value: Option<f32>| value.map(|value| value.to_string().parse().unwrap_or(f64::from(value)));
+    SamplingChoice {
+        temperature: wide(given.temperature),
+        top_k: given.top_k.map(|value| value as usize),
+        top_p: wide(given.top_p),
+        min_p: wide(given.min_p),
+        repetition_penalty: wide(given.repetition_penalty),
+        presence_penalty: wide(given.presence_penalty),
+        frequency_penalty: wide(given.frequency_penalty),
+        seed: given.seed,
+        max_tokens: given.max_tokens.map(|tokens| tokens as usize),
+    }
+}
+
+fn check_limits(app: &App, request: &Request) -> Result<(), ApiError> {
+    let limits = &app.options.limits;
+    let conversation = &request.conversation;
+    let too_many = |what: &str, found: usize, most: usize| {
+        ApiError::field(what, format!("{found} {what}; this server takes at most {most}"))
+    };
+    if conversation.messages.len() > limits.messages {
+        return Err(too_many("messages", conversation.messages.len(), limits.messages));
+    }
+    if conversation.tools.len() > limits.tools {
+        return Err(too_many("tools", conversation.tools.len(), limits.tools));
+    }
+    let updated = conversation.messages.iter().flat_map(|message| match message {
+        Message::System { updated_tools, .. } => updated_tools.as_slice(),
+        _ => &[],
+    });
+    for tool in conversation.tools.iter().chain(updated) {
+        check_schema(app, &format!("the schema of tool {:?}", tool.name), tool.parameters.as_str())?;
+    }
+    match &conversation.response_format {
+        ResponseFormat::JsonSchema(schema) => check_schema(app, "the schema of response_format", schema.as_str()),
+        _ => Ok(()),
+    }
+}
+
+fn check_schema(app: &App, what: &str, schema: &str) -> Result<(), ApiError> {
+    let limits = &app.options.limits;
+    if schema.len() > limits.schema_bytes {
+        let message = format!("{what} has {} bytes; this server takes at most {}", schema.len(), limits.schema_bytes);
+        return Err(ApiError::invalid(message).with_code("schema_too_large"));
+    }
+    let depth = depth(schema);
+    if depth > limits.schema_depth {
+        let message =
+            format!("{what} is nested {depth} levels deep; this server takes at most {}", limits.schema_depth);
+        return Err(ApiError::invalid(message).with_code("schema_too_deep"));
+    }
+    Ok(())
+}
+
+/// How deeply a JSON text is nested.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// What the answer must be. What cannot be ensured is refused by its place in the request.
+fn constraint(app: &App, api: Api, request: &Request, start: StartState) -> Result<Option<Constraint>, ApiError> {
+    let format = match api {
+        Api::Chat => "response_format",
+        Api::Messages => "output_config.format",
+        Api::Responses => "text.format",
+    };
+    let made = app.card.constraints.for_conversation(&request.conversation, start, request.constraint.as_ref());
+    let constraint = made.map_err(|error| {
+        let message = error.to_string().replacen("response_format", format, 1);
+        let field = if message.starts_with("tools") { "tools" } else { format };
+        ApiError::field(field, message).with_code("unsupported_parameter")
+    })?;
+    for note in constraint.iter().flat_map(Constraint::notes) {
+        tracing::debug!(note, "not enforced");
+    }
+    Ok(constraint)
+}
+
+/// Images are refused by where they stand in the request.
+fn check_images(conversation: &Conversation) -> Result<(), ApiError> {
+    let contents = conversation.messages.iter().filter_map(|message| match message {
+        Message::System { content, .. }
+        | Message::Developer { content }
+        | Message::User { content, .. }
+        | Message::Tool { content, .. } => Some(content),
+        Message::Assistant { .. } | Message::LatestReminder { .. } => None,
+    });
+    for Content { spans } in contents {
+        for span in spans {
+            if let Span::Image(image) = span {
+                let path = image.path.trim_start_matches('.');
+                let message = format!("{path}: this server cannot look at images; send text only");
+                return Err(ApiError::field(path, message).with_code("image_not_supported"));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Prepared {
+    /// Hands the job to the backend.
+    ///
+    /// # Errors
+    /// If it does not fit the context, or the backend does not take it.
+    pub fn ask(self, app: &App, client: Client) -> Result<Asked, ApiError> {
+        let Self { mut request, model, prompt, constraint } = self;
+        let engine = engine_request(app, &request, prompt.ids.len(), constraint)?;
+        let mut parser = ParserOptions::new(&request.conversation, &prompt);
+        parser.stop.clone_from(&request.stop);
+        parser.json_output = request.json_output;
+        let tools = request.conversation.offers_tools();
+        let starts_in_reasoning = matches!(prompt.start, StartState::Reasoning { .. });
+        let answer = Answer::new(request.conversation.thinking, starts_in_reasoning);
+        // The conversation is in the prompt now, and may be large.
+        request.conversation.messages = Vec::new();
+        let sampling = engine.sampling.clone();
+        let kept = if tools { prompt.ids.clone() } else { Vec::new() };
+        let updates = submit(app, client, prompt.ids, engine, parser, request.one_call, tools)?;
+        Ok(Asked { request, model, sampling, answer, updates, prompt: kept })
+    }
+}
+
+/// Hands a job to the backend.
+///
+/// # Errors
+/// If the backend does not take it.
+pub fn submit(
+    app: &App,
+    client: Client,
+    prompt: Vec<u32>,
+    request: EngineRequest,
+    parser: ParserOptions,
+    one_call: bool,
+    keep_sampled: bool,
+) -> Result<Receiver<Update>, ApiError> {
+    let (sink, updates) = listen(Listening {
+        tokenizer: Arc::clone(&app.card.tokenizer),
+        parser,
+        one_call,
+        keep_sampled,
+        unread: app.options.limits.unread_events,
+        metrics: Arc::clone(&app.metrics),
+    });
+    let deadline = app.options.request_timeout.map(|time| Instant::now() + time);
+    app.backend.submit(Job { prompt, request, client: client.0, deadline, sink })?;
+    Ok(updates)
+}
+
+/// What is done at the end of every turn of a conversation: a line in the log, and the turn is kept for replay.
+pub fn turn_ended(app: &App, prompt: &[u32], one_call: bool, answer: &Answer, done: &Done) {
+    log(answer, done);
+    // A turn that was cut short behind its first call is not what the model would have written.
+    if answer.calls.is_empty() || one_call {
+        return;
+    }
+    if let Some(turn) = SampledTurn::new(&app.card.tokenizer, prompt, &done.sampled) {
+        app.replays.lock().unwrap_or_else(PoisonError::into_inner).keep(answer, turn);
+    }
+}
+
+/// A line about an answer.
+pub fn log(answer: &Answer, done: &Done) {
+    let outcome = &done.outcome;
+    tracing::info!(
+        prompt_tokens = outcome.prompt_tokens,
+        cached_tokens = outcome.cached_tokens,
+        completion_tokens = done.completion_tokens,
+        calls = answer.calls.len(),
+        first_token_ms = outcome.time_to_first_token.as_millis() as u64,
+        tokens_per_second = (outcome.decode_rate() * 10.0).round() / 10.0,
+        finish = ?done.finish,
+        "an answer ended"
+    );
+}
+
+/// The value of the header that names what was dropped.
+pub fn ignored_header(ignored: &[String]) -> Option<HeaderValue> {
+    const MOST: usize = 1024;
+    let mut text = ignored.join(", ");
+    text.retain(|character| matches!(character, ' '..='~'));
+    text.truncate(MOST);
+    (!text.is_empty()).then(|| HeaderValue::from_str(&text).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_counts_brackets_outside_of_strings() {
+        assert_eq!(depth("1"), 0);
+        assert_eq!(depth(r#"{"a": [{"b": "[[[{\"[["}], "c": []}"#), 3);
+    }
+
+    #[test]
+    fn the_header_of_what_was_dropped_is_printable_and_short() {
+        assert_eq!(ignored_header(&[]), None);
+        let names = ["a".to_owned(), "tools[0]:web\r\nx-evil: 1\u{fc}".to_owned()];
+        assert_eq!(ignored_header(&names).unwrap(), "a, tools[0]:webx-evil: 1");
+        assert!(ignored_header(&vec!["x".repeat(100); 100]).unwrap().len() <= 1024);
+    }
+}
