@@ -188,6 +188,7 @@ fn ask(
         max_tokens: if given == Some(0) { 0 } else { max_tokens },
         prefill: Prefill::Exact,
         top_logprobs: logprobs.map(usize::from),
+        constraint: None,
     };
     let shown = ids.strip_prefix(&[tokenizer.markers().bos]).unwrap_or(&ids);
     let echo = if echo {
