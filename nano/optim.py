@@ -46,7 +46,7 @@ class Muon(torch.optim.Optimizer):
 class Optimisers:
     """All of them, with the rate of every group scaled together."""
 
-    def __init__(self, net, tower, lr, dtype):
+    def __init__(self, net, tower, lr, tower_lr, dtype):
         matrices, tables, rest = [], [], []
         for name, p in net.named_parameters():
             small = name.endswith((".fn", "q_weight", "k_weight")) or p.ndim < 2 or name.startswith(("embed", "head"))
@@ -58,8 +58,8 @@ class Optimisers:
             Muon(matrices, lr, dtype=dtype),
             adam(rest, lr, betas=(0.9, 0.95)),
             adam(tables, lr * 5, betas=(0.9, 0.99), eps=1e-12),
-            Muon(list(sees.values()), lr * 2, decay=0.01, dtype=dtype),
-            adam([p for n, p in tower.named_parameters() if n not in sees], 1e-3, betas=(0.9, 0.98)),
+            Muon(list(sees.values()), tower_lr, decay=0.01, dtype=dtype),
+            adam([p for n, p in tower.named_parameters() if n not in sees], tower_lr / 4, betas=(0.9, 0.98)),
         ]
         self.groups = [(g, g["lr"]) for o in self.all for g in o.param_groups]
         self.parameters = [p for g, _ in self.groups for p in g["params"]]

@@ -40,6 +40,7 @@ def arguments():
         "--long", type=int, default=1024, help="tokens a row of the sparse phase; every fourth step twice that"
     )
     p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--tower-lr", type=float, default=4e-3, help="of the vision tower; a tower that sees needs a tenth")
     p.add_argument("--labelled", type=int, default=64, help="images a step that teach the tower from labels")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -69,7 +70,7 @@ class Run:
         self.tower.to(self.device).train()
         self.stream = Stream(self.renderer, self.progress["seed"])
         self.held = World(held=True)
-        self.optimisers = Optimisers(self.net, self.tower, a.lr, ops.rows_of(self.device))
+        self.optimisers = Optimisers(self.net, self.tower, a.lr, a.tower_lr, ops.rows_of(self.device))
         self.log = (a.out / "log.jsonl").open("a")
         self.begin, self.first = time.time(), self.progress["step"]
 

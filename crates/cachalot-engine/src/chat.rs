@@ -10,6 +10,7 @@ use cachalot_text::prompt::{self, PromptError};
 use cachalot_text::sampling::{ContextOverflow, Mode, defaults, output_limit};
 use cachalot_text::{Conversation, Family, TokenizerError};
 
+use crate::constraint::ConstraintError;
 use crate::sampling::{LogProb, SamplingError, SamplingParams, random_seed};
 use crate::session::{Event, Finish, Flow, GenerateError, Outcome, Prefill, Request, Session};
 
@@ -140,6 +141,9 @@ pub enum TurnError {
     /// Prompt and requested output exceed the context.
     #[error(transparent)]
     Context(#[from] ContextOverflow),
+    /// The output cannot be what the conversation asks for.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// Nothing, or no more, could be generated.
     #[error(transparent)]
     Generate(#[from] GenerateError),
@@ -178,6 +182,7 @@ pub fn turn(
         max_tokens,
         prefill: options.prefill,
         top_logprobs: options.top_logprobs,
+        constraint: engine.constraints().for_conversation(conversation, prompt.start, None)?,
     };
     let mut parser_options = ParserOptions::new(conversation, &prompt);
     parser_options.stop.clone_from(&options.stop);

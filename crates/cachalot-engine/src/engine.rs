@@ -21,6 +21,7 @@ use cachalot_text::conversation::EffortTexts;
 use cachalot_text::tokenizer::MAX_FILE_BYTES;
 use cachalot_text::{Family, Tokenizer, TokenizerError, TokenizerProfile};
 
+use crate::constraint::Constraints;
 use crate::disk::Disk;
 use crate::hot::HotList;
 use crate::identity;
@@ -164,6 +165,7 @@ pub enum OpenError {
 pub struct Engine {
     model: Model,
     tokenizer: Arc<Tokenizer>,
+    constraints: Arc<Constraints>,
     experts: Arc<StreamedExperts>,
     rows: Arc<CheckpointRows>,
     /// Absent if all layers are kept.
@@ -198,7 +200,7 @@ impl Engine {
         }
         let checkpoint = Arc::new(Checkpoint::open(Arc::clone(&files))?);
         let architecture = checkpoint.architecture();
-        let tokenizer = open_tokenizer(&*files, architecture)?;
+        let tokenizer = Arc::new(open_tokenizer(&*files, architecture)?);
         let classes = match architecture.deepseek_v41().and_then(|config| config.engram.as_ref()) {
             Some(engram) => {
                 let expected = engram.compressed_vocab_size as usize;
@@ -272,7 +274,8 @@ impl Engine {
         Ok(Self {
             store: store.map(Arc::new),
             model,
-            tokenizer: Arc::new(tokenizer),
+            constraints: Arc::new(Constraints::new(Arc::clone(&tokenizer))),
+            tokenizer,
             experts,
             rows,
             layers,
@@ -294,6 +297,11 @@ impl Engine {
     /// The model.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// Constraints of outputs, compiled for this model.
+    pub fn constraints(&self) -> &Arc<Constraints> {
+        &self.constraints
     }
 
     /// The tokenizer.

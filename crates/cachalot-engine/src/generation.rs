@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use cachalot_model::{LogitsOf, Segment, Sequence, Workspace};
 
+use crate::constraint::Constrained;
 use crate::engine::Engine;
 use crate::sampling::{Sampler, logprobs};
 use crate::session::{Event, Finish, Flow, GenerateError, Outcome, Request};
@@ -17,6 +18,7 @@ pub(crate) struct Generation {
     prompt: Vec<u32>,
     request: Request,
     sampler: Sampler,
+    constrained: Option<Constrained>,
     sequence: Sequence,
     /// Tokens that the sequence has seen.
     tokens: Vec<u32>,
@@ -63,6 +65,7 @@ impl Generation {
             prompt: prompt.to_vec(),
             request: request.clone(),
             sampler,
+            constrained: request.constraint.as_ref().map(Constrained::new),
             sequence: engine.model().sequence(),
             tokens: Vec::new(),
             next: None,
@@ -216,14 +219,28 @@ impl Generation {
         self.outcome.finish = finish;
     }
 
-    /// Chooses the next token; [`Progress::Done`] if that ends the answer.
+    /// The next token; none if the constraint allows none.
+    fn choose(&mut self, engine: &Engine, logits: &[f32]) -> Result<Option<u32>, GenerateError> {
+        let Some(constrained) = &mut self.constrained else { return Ok(Some(self.sampler.sample(logits)?)) };
+        let Some(id) = self.sampler.sample_among(logits, &constrained.allowed()?)? else { return Ok(None) };
+        if !engine.tokenizer().is_stop(id) {
+            constrained.accept(id, engine.tokenizer())?;
+        }
+        Ok(Some(id))
+    }
+
+    /// Samples the next token; [`Progress::Done`] if that ends the answer.
     fn sample(
         &mut self,
         engine: &Engine,
         logits: &[f32],
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<Option<Progress>, GenerateError> {
-        let id = self.sampler.sample(logits)?;
+        let Some(id) = self.choose(engine, logits)? else {
+            // A constraint that nothing can follow: the answer ends here.
+            self.outcome.finish = Finish::EndOfAnswer;
+            return Ok(Some(Progress::Done));
+        };
         self.outcome.generated_tokens += 1;
         if self.outcome.generated_tokens == 1 {
             self.outcome.time_to_first_token = self.start.elapsed();

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod chat;
+pub mod constraint;
 pub mod disk;
 pub mod engine;
 pub mod forward;
@@ -21,6 +22,7 @@ pub mod stats;
 pub use cachalot_experts::Interrupt;
 pub use cachalot_model::Ablation;
 pub use chat::{SamplingChoice, Turn, TurnError, TurnEvent, TurnOptions, turn};
+pub use constraint::{Constraint, ConstraintError, Constraints};
 pub use engine::{CacheChoice, Engine, EngineOptions, KeepOptions, Loading, OpenError};
 pub use sampling::SamplingParams;
 pub use scheduler::{Job, JobError, JobEvent, Scheduler, SchedulerOptions, SubmitError};

@@ -102,6 +102,25 @@ pub struct LogProb {
     pub logprob: f64,
 }
 
+/// Which tokens may be chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// All but these.
+    AllBut(Vec<u32>),
+    /// Those whose bits are set: bit `id % 32` of number `id / 32`.
+    Only(Vec<u32>),
+}
+
+impl Allowed {
+    /// Whether `id` may be chosen.
+    pub fn contains(&self, id: u32) -> bool {
+        match self {
+            Self::AllBut(ids) => !ids.contains(&id),
+            Self::Only(bits) => bits.get(id as usize / 32).is_some_and(|bits| bits >> (id % 32) & 1 == 1),
+        }
+    }
+}
+
 /// Draws the tokens of one answer.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -141,20 +160,48 @@ impl Sampler {
     /// # Errors
     /// If a logit is no number or none is finite.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SamplingError> {
+        self.sample_among(logits, &Allowed::AllBut(Vec::new()))?.ok_or(SamplingError::NotFinite)
+    }
+
+    /// Chooses the next token among those `allowed`; none if no token is. All parameters apply to what is allowed.
+    ///
+    /// # Errors
+    /// If a logit is no number or none is finite.
+    pub fn sample_among(&mut self, logits: &[f32], allowed: &Allowed) -> Result<Option<u32>, SamplingError> {
         if logits.iter().any(|logit| logit.is_nan()) {
             return Err(SamplingError::NotFinite);
         }
         self.candidates.clear();
         self.candidates.extend(logits.iter().enumerate().map(|(id, &logit)| (f64::from(logit), id as u32)));
         self.penalise();
-        if let Some((logit, _)) = self.forbidden.and_then(|id| self.candidates.get_mut(id as usize)) {
-            *logit = f64::NEG_INFINITY;
+        if !self.candidates.iter().any(|(logit, _)| logit.is_finite()) {
+            return Err(SamplingError::NotFinite);
         }
+        self.rule_out(allowed);
         let best = self.candidates.iter().copied().reduce(|a, b| if b.0 > a.0 { b } else { a });
-        let Some((max, best)) = best.filter(|(max, _)| max.is_finite()) else { return Err(SamplingError::NotFinite) };
+        let Some((max, best)) = best.filter(|(max, _)| *max > f64::NEG_INFINITY) else { return Ok(None) };
+        if !max.is_finite() {
+            return Err(SamplingError::NotFinite);
+        }
         let id = if self.params.temperature == 0.0 { best } else { self.draw(max) };
         *self.seen.entry(id).or_default() += 1;
-        Ok(id)
+        Ok(Some(id))
+    }
+
+    fn rule_out(&mut self, allowed: &Allowed) {
+        let forbidden = self.forbidden.as_slice();
+        let ids = match allowed {
+            Allowed::AllBut(ids) => ids.as_slice(),
+            Allowed::Only(_) => {
+                self.candidates.retain(|(_, id)| allowed.contains(*id) && !forbidden.contains(id));
+                return;
+            }
+        };
+        for id in ids.iter().chain(forbidden) {
+            if let Some((logit, _)) = self.candidates.get_mut(*id as usize) {
+                *logit = f64::NEG_INFINITY;
+            }
+        }
     }
 
     fn penalise(&mut self) {
@@ -277,6 +324,41 @@ mod tests {
         assert_eq!(only(histogram(sampler(|params| params.top_p = 0.01), &LOGITS)), [true, false, false, false]);
         assert_eq!(only(histogram(sampler(|params| params.min_p = 0.4), &LOGITS)), [true, true, false, false]);
         assert_eq!(only(histogram(sampler(|params| params.temperature = 0.0), &LOGITS)), [true, false, false, false]);
+    }
+
+    #[test]
+    fn only_what_is_allowed_is_chosen_whatever_the_parameters() {
+        let only = |ids: &[u32]| Allowed::Only(vec![ids.iter().fold(0, |bits, id| bits | 1 << id)]);
+        let changes: [fn(&mut SamplingParams); 6] = [
+            |_| (),
+            |params| params.temperature = 0.0,
+            |params| params.top_k = 1,
+            |params| params.top_p = 0.1,
+            |params| params.min_p = 1.0,
+            |params| params.presence_penalty = 2.0,
+        ];
+        for change in changes {
+            let mut sampler = sampler(change);
+            for _ in 0..50 {
+                assert_eq!(sampler.sample_among(&LOGITS, &only(&[2])), Ok(Some(2)));
+                assert_ne!(sampler.sample_among(&LOGITS, &Allowed::AllBut(vec![0])), Ok(Some(0)));
+            }
+        }
+        let mut sampler = sampler(|_| ()).forbid(Some(3));
+        assert_eq!(sampler.sample_among(&LOGITS, &only(&[])), Ok(None));
+        assert_eq!(sampler.sample_among(&LOGITS, &only(&[3])), Ok(None));
+        assert_eq!(sampler.sample_among(&[f32::NAN, 0.0], &only(&[1])), Err(SamplingError::NotFinite));
+    }
+
+    #[test]
+    fn what_is_allowed_keeps_its_proportions() {
+        let mut sampler = sampler(|_| ());
+        let mut counts = [0; 4];
+        for _ in 0..4000 {
+            counts[sampler.sample_among(&LOGITS, &Allowed::Only(vec![0b0110])).unwrap().unwrap() as usize] += 1;
+            sampler.seen.clear();
+        }
+        assert!(counts[0] + counts[3] == 0 && (counts[1] as f64 - 4000.0 * 2.0 / 3.0).abs() < 150.0, "{counts:?}");
     }
 
     #[test]

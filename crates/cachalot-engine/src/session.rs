@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use cachalot_model::{Sequence, StepError, Workspace};
 
+use crate::constraint::{Constraint, ConstraintError};
 use crate::engine::Engine;
 use crate::generation::{Generation, Progress, check_length};
 use crate::prefixes::Prefixes;
@@ -36,6 +37,8 @@ pub struct Request {
     pub prefill: Prefill,
     /// Log-probabilities of that many most likely tokens beside the chosen one; none if absent.
     pub top_logprobs: Option<usize>,
+    /// What the output must be; anything if absent.
+    pub constraint: Option<Constraint>,
 }
 
 /// What happens while generating.
@@ -146,6 +149,9 @@ pub enum GenerateError {
     /// A parameter or the logits are wrong.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
+    /// The output could not be held to its constraint.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// The model could not take a step.
     #[error(transparent)]
     Step(#[from] StepError),

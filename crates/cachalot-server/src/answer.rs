@@ -122,7 +122,7 @@ impl Answer {
                 Ok(Step::Done(done))
             }
             Some(Update::Failed(error)) => Err(error),
-            None => Err(ApiError::new(Kind::Slow, "the answer was cut off: it was not read fast enough")),
+            None => Err(ApiError::new(Kind::Internal, "the answer was lost: this is a bug of the server")),
         }
     }
 

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cachalot_engine::Engine;
 use cachalot_engine::scheduler::{Job, Scheduler, Status, SubmitError};
 use cachalot_engine::stats::StatsReport;
+use cachalot_engine::{Constraints, Engine};
 use cachalot_text::conversation::EffortTexts;
 use cachalot_text::{Family, Tokenizer};
 
@@ -57,6 +57,8 @@ pub struct ModelCard {
     pub aliases: Vec<String>,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
+    /// What its outputs can be held to.
+    pub constraints: Arc<Constraints>,
     /// Most tokens of prompt and answer together.
     pub context: usize,
     /// Which effort texts it knows (protocol.md 2.3).
@@ -75,6 +77,7 @@ impl ModelCard {
             id,
             aliases: Vec::new(),
             tokenizer: engine.shared_tokenizer(),
+            constraints: Arc::clone(engine.constraints()),
             context: engine.context(),
             effort_texts: engine.effort_texts(),
             thinks,

@@ -76,7 +76,7 @@ pub struct Listening {
 }
 
 /// A sink for a job, and where its updates come out. The channel ends without [`Update::Done`] or [`Update::Failed`] only
-/// if the reader was too slow.
+/// if the backend lost the job.
 pub fn listen(listening: Listening) -> (Sink, Receiver<Update>) {
     let (updates, receiver) = channel(listening.unread + RESERVE);
     let mut ear = Ear {
@@ -88,6 +88,7 @@ pub fn listen(listening: Listening) -> (Sink, Receiver<Update>) {
         metrics: listening.metrics,
         started: false,
         call_ended: false,
+        too_slow: false,
         pending: 0,
         pending_logprobs: Vec::new(),
         completion_tokens: 0,
@@ -110,6 +111,8 @@ struct Ear {
     metrics: Arc<Metrics>,
     started: bool,
     call_ended: bool,
+    /// Its reader lets too much wait.
+    too_slow: bool,
     /// Tokens, and their log-probabilities, whose text has not come out yet.
     pending: usize,
     pending_logprobs: Vec<TokenLogProbs>,
@@ -130,7 +133,7 @@ impl Ear {
             }
             JobEvent::Token { id, logprobs } => {
                 if self.updates.capacity() <= RESERVE {
-                    tracing::warn!("a client reads too slowly; its answer is cut off");
+                    self.too_slow = !self.updates.is_closed();
                     return Flow::Cancel;
                 }
                 self.token(id, logprobs.map(|(chosen, top)| TokenLogProbs { chosen, top: top.to_vec() }))
@@ -138,6 +141,10 @@ impl Ear {
             JobEvent::End(result) => {
                 self.metrics.ended(result.as_ref());
                 match result {
+                    Ok(_) if self.too_slow => {
+                        let message = "the answer was cut off: it was not read fast enough";
+                        self.tell(Update::Failed(ApiError::new(Kind::Slow, message)));
+                    }
                     Ok(outcome) => self.end(outcome),
                     Err(error) => self.tell(Update::Failed(error.into())),
                 }

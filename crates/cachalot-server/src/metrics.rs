@@ -35,7 +35,7 @@ impl Default for Metrics {
         registry.register("answers", "Answers, by how they ended", answers.clone());
         registry.register(
             "time_to_first_token_seconds",
-            "From the moment an answer was let in to its first token",
+            "From a request to the first token of its answer",
             first_token.clone(),
         );
         registry.register("time_per_token_seconds", "Per generated token after the first", per_token.clone());

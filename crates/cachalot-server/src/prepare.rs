@@ -7,13 +7,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use axum::http::HeaderValue;
-use cachalot_engine::SamplingChoice;
 use cachalot_engine::scheduler::Job;
 use cachalot_engine::session::{Prefill, Request as EngineRequest};
+use cachalot_engine::{Constraint, SamplingChoice};
 use cachalot_text::conversation::{Content, Conversation, Message, ResponseFormat, Span};
 use cachalot_text::parser::{ParserOptions, StartState};
 use cachalot_text::prompt::{self, Prompt, SampledTurn};
-use cachalot_text::request::{self, Api, Constraint, Request, RequestedSampling};
+use cachalot_text::request::{self, Api, Request, RequestedSampling};
 use cachalot_text::sampling::{Mode, defaults, output_limit};
 use tokio::sync::mpsc::Receiver;
 
@@ -33,6 +33,8 @@ pub struct Prepared {
     pub model: String,
     /// The prompt.
     pub prompt: Prompt,
+    /// What the answer must be.
+    pub constraint: Option<Constraint>,
 }
 
 /// A request that is being answered.
@@ -89,7 +91,6 @@ pub fn prepared(app: &App, api: Api, body: &str) -> Result<Prepared, ApiError> {
         tracing::info!(body, "a prompt");
     }
     check_limits(app, &request)?;
-    check_constraint(api, &request)?;
     check_images(&request.conversation)?;
     request.conversation.effort_texts = card.effort_texts;
     let sampled = {
@@ -97,11 +98,17 @@ pub fn prepared(app: &App, api: Api, body: &str) -> Result<Prepared, ApiError> {
         replays.of(&request.conversation)
     };
     let prompt = prompt::encode_replaying(&card.tokenizer, &request.conversation, &sampled)?;
-    Ok(Prepared { request, model, prompt })
+    let constraint = constraint(app, api, &request, prompt.start)?;
+    Ok(Prepared { request, model, prompt, constraint })
 }
 
 /// What the engine is asked for.
-fn engine_request(app: &App, request: &Request, prompt: usize) -> Result<EngineRequest, ApiError> {
+fn engine_request(
+    app: &App,
+    request: &Request,
+    prompt: usize,
+    constraint: Option<Constraint>,
+) -> Result<EngineRequest, ApiError> {
     let conversation = &request.conversation;
     let mode =
         Mode { thinking: conversation.thinking, tools: conversation.offers_tools(), effort: conversation.effort };
@@ -113,6 +120,7 @@ fn engine_request(app: &App, request: &Request, prompt: usize) -> Result<EngineR
         max_tokens: output_limit(requested, default, prompt, app.card.context)?,
         prefill: Prefill::Exact,
         top_logprobs: sampling.logprobs.then(|| sampling.top_logprobs.unwrap_or(0).into()),
+        constraint,
     })
 }
 
@@ -193,20 +201,23 @@ fn depth(json: &str) -> usize {
     deepest
 }
 
-/// What the answer must be is not enforced yet: a promise that is not kept would be worse than none.
-fn check_constraint(api: Api, request: &Request) -> Result<(), ApiError> {
-    let field = match api {
+/// What the answer must be. What cannot be ensured is refused by its place in the request.
+fn constraint(app: &App, api: Api, request: &Request, start: StartState) -> Result<Option<Constraint>, ApiError> {
+    let format = match api {
         Api::Chat => "response_format",
         Api::Messages => "output_config.format",
         Api::Responses => "text.format",
     };
-    match &request.constraint {
-        None | Some(Constraint::ToolCalls { .. }) => Ok(()),
-        Some(Constraint::Json(_) | Constraint::Regex(_)) => {
-            let message = format!("{field} is not supported yet: this server cannot enforce the form of an answer");
-            Err(ApiError::field(field, message).with_code("unsupported_parameter"))
-        }
+    let made = app.card.constraints.for_conversation(&request.conversation, start, request.constraint.as_ref());
+    let constraint = made.map_err(|error| {
+        let message = error.to_string().replacen("response_format", format, 1);
+        let field = if message.starts_with("tools") { "tools" } else { format };
+        ApiError::field(field, message).with_code("unsupported_parameter")
+    })?;
+    for note in constraint.iter().flat_map(Constraint::notes) {
+        tracing::debug!(note, "not enforced");
     }
+    Ok(constraint)
 }
 
 /// Images are refused by where they stand in the request.
@@ -236,8 +247,8 @@ impl Prepared {
     /// # Errors
     /// If it does not fit the context, or the backend does not take it.
     pub fn ask(self, app: &App, client: Client) -> Result<Asked, ApiError> {
-        let Self { mut request, model, prompt } = self;
-        let engine = engine_request(app, &request, prompt.ids.len())?;
+        let Self { mut request, model, prompt, constraint } = self;
+        let engine = engine_request(app, &request, prompt.ids.len(), constraint)?;
         let mut parser = ParserOptions::new(&request.conversation, &prompt);
         parser.stop.clone_from(&request.stop);
         parser.json_output = request.json_output;

@@ -246,6 +246,8 @@ pub enum ResponseFormat {
     JsonSchema(Json),
     /// Text of this regular expression; not mentioned in the prompt.
     Regex(String),
+    /// Text of this grammar, in llguidance's variant of Lark; not mentioned in the prompt.
+    Grammar(String),
 }
 
 /// How thoroughly the model reasons (2.3).

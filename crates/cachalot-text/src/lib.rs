@@ -12,11 +12,13 @@
 //! | HTTP body to conversation | `deepseek-recipe`, after [lenient edits](request) of the body |
 //! | conversation to prompt | `deepseek-recipe-encoding`, then [edits](prompt) for what it lacks |
 //! | output to reasoning, answer and calls | this crate ([`parser`] says why) |
+//! | what an output may be, as grammars | this crate, from schemas as written; `jsonschema-regex` for ECMA patterns |
 //!
 //! No type of these libraries appears in the public interface, so each can be replaced. To build them a C compiler is
 //! needed (Oniguruma, and `ring` of a hub client that is never called) and a C++ compiler (`esaxx-rs`).
 #![forbid(unsafe_code)]
 
+pub mod constraint;
 pub mod conversation;
 pub mod engram;
 mod family;

@@ -1,7 +1,11 @@
 //! Flags of the commands that generate text, and what they mean to the engine.
 
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow};
 use cachalot_engine::{Prefill, SamplingChoice, TurnOptions};
-use cachalot_text::conversation::{Conversation, Effort, EffortTexts, Message};
+use cachalot_text::Json;
+use cachalot_text::conversation::{Conversation, Effort, EffortTexts, Message, ResponseFormat};
 use clap::{Args, ValueEnum};
 
 /// How tokens are chosen. What is not given is as the vendor recommends; what is given always wins.
@@ -98,6 +102,43 @@ pub struct TextArgs {
     /// How a prompt is processed
     #[arg(long, value_enum, default_value_t)]
     pub prefill: PrefillArg,
+}
+
+/// What the answer must be; reasoning before it is free.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Format")]
+#[group(multiple = false)]
+pub struct FormatArgs {
+    /// The answer is JSON of the JSON Schema in this file, which is also shown to the model
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub json_schema: Option<PathBuf>,
+
+    /// The answer matches this regular expression as a whole
+    #[arg(long, value_name = "REGEX")]
+    pub regex: Option<String>,
+
+    /// The answer follows the grammar in this file, in llguidance's variant of Lark
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub grammar: Option<PathBuf>,
+}
+
+impl FormatArgs {
+    /// The format that was asked for.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that is no JSON.
+    pub fn format(&self) -> anyhow::Result<ResponseFormat> {
+        let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| path.display().to_string());
+        Ok(match (&self.json_schema, &self.regex, &self.grammar) {
+            (Some(path), ..) => {
+                let schema = Json::new(read(path)?).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+                ResponseFormat::JsonSchema(schema)
+            }
+            (_, Some(regex), _) => ResponseFormat::Regex(regex.clone()),
+            (.., Some(path)) => ResponseFormat::Grammar(read(path)?),
+            _ => ResponseFormat::Text,
+        })
+    }
 }
 
 /// Reads an effort: a name of protocol.md 2.3, or a number.

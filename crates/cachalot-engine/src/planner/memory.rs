@@ -24,6 +24,8 @@ const PROGRAM_BYTES: u64 = 60 << 20;
 const TOKENIZER_BYTES_PER_TOKEN: u64 = 1200;
 /// Tokens per prefill step: each expert is read once per step, so more are better, as far as memory allows.
 const CHUNKS: [usize; 5] = [128, 256, 512, 1024, 2048];
+/// Tokens per prefill step where layers are read in every step: worth a few more such layers.
+const STREAMED_CHUNK: usize = 512;
 /// The buffers of a prefill step take at most one part in so many of what experts could have.
 const CHUNK_PART: u64 = 6;
 /// Routed experts kept where neither the system nor the user says how much memory there is.
@@ -172,14 +174,16 @@ impl MemoryPlan {
                 .unwrap_or(SHORTEST_CONTEXT)
                 .min(limit),
         };
-        let fitting = sets().find(|set| sizes.needed(context, CHUNKS[0], budget, set) <= budget);
-        let Some(set) = fitting else {
+        let fits = |(set, chunk): &(&StreamedSet, usize)| sizes.needed(context, *chunk, budget, set) <= budget;
+        let long = sets().skip(1).map(|set| (set, STREAMED_CHUNK.min(context)));
+        let short = sets().map(|set| (set, CHUNKS[0]));
+        let Some((set, chunk)) = short.clone().next().filter(fits).or_else(|| long.chain(short).find(fits)) else {
             let needed = sizes.needed(context, CHUNKS[0], u64::MAX, smallest);
             return Err(PlanError::TooSmall { needed, budget, context, fits: longest(2, smallest) });
         };
         let untold = available.is_none() && request.memory.is_none();
         let most = request.experts.unwrap_or(if untold { EXPERTS_UNTOLD } else { u64::MAX });
-        Ok(sizes.divide(budget, context, most, available, set))
+        Ok(sizes.divide(budget, [context, chunk], most, available, set))
     }
 }
 
@@ -243,7 +247,7 @@ impl Sizes<'_> {
     fn divide(
         &self,
         budget: u64,
-        context: usize,
+        [context, least_chunk]: [usize; 2],
         experts: u64,
         available: Option<Available>,
         set: &StreamedSet,
@@ -254,7 +258,7 @@ impl Sizes<'_> {
             let buffers = self.buffers(context, *chunk);
             buffers <= left(buffers) / CHUNK_PART && self.needed(context, *chunk, budget, set) <= budget
         });
-        let chunk = fitting.unwrap_or(CHUNKS[0]).min(context.max(1));
+        let chunk = fitting.unwrap_or(0).max(least_chunk).min(context.max(1));
         let buffers = self.buffers(context, chunk);
         let headroom_most = headroom(budget.min(fixed + buffers + self.experts));
         let room = left(buffers).saturating_sub(headroom_most).max(self.fewest());
@@ -419,7 +423,8 @@ mod tests {
             assert!(streamed >= before && streamed != 1 && streamed != 2, "{plan:?}");
             assert!(plan.total <= memory && plan.context == 4096, "{plan:?}");
             let fewer = StreamedSet { layers: Vec::new(), ..set(streamed.saturating_sub(1)) };
-            assert!(streamed < 4 || sizes.needed(4096, CHUNKS[0], memory, &fewer) > memory, "{plan:?}");
+            assert!(streamed < 4 || sizes.needed(4096, plan.chunk, memory, &fewer) > memory, "{plan:?}");
+            assert!(streamed == 0 || streamed == 14 || plan.chunk >= STREAMED_CHUNK, "{plan:?}");
             assert_eq!(plan.streaming().is_some(), streamed > 0);
             before = streamed;
         }

@@ -35,7 +35,7 @@ pub(crate) fn ids(count: usize, salt: usize) -> Vec<u32> {
 
 pub(crate) fn greedy(max_tokens: usize, prefill: Prefill) -> Request {
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-    Request { sampling, max_tokens, prefill, top_logprobs: Some(3) }
+    Request { sampling, max_tokens, prefill, top_logprobs: Some(3), constraint: None }
 }
 
 /// Every token with the bits of its log-probabilities, and the outcome.

@@ -104,6 +104,7 @@ fn exchange<L: Layer>(layer: &mut L, matrices: &mut Matrices, order: &[usize]) {
 }
 
 /// A borrowed layer.
+#[allow(clippy::large_enum_variant, reason = "a box would be allocated for every layer of every step")]
 pub enum Held<'a, L: Layer> {
     /// One that stays.
     Stays(&'a L),

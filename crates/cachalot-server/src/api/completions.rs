@@ -9,89 +9,27 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::Response;
-use cachalot_engine::SamplingParams;
-use cachalot_engine::session::{Prefill, Request as EngineRequest};
 use cachalot_text::Tokenizer;
-use cachalot_text::conversation::Effort;
 use cachalot_text::parser::{FinishReason, ParserOptions, StartState};
-use cachalot_text::prompt;
-use cachalot_text::request::RequestedSampling;
-use cachalot_text::sampling::{MAX_OUTPUT, Mode, output_limit};
-use cachalot_text::spelling::{FIM_BEGIN, FIM_END, FIM_HOLE};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::Receiver;
 use utoipa::ToSchema;
 
-use super::{finite, json, model_name, now, parse, spell, with_ignored};
+use super::{finite, json, now, spell, with_ignored};
 use crate::answer::{Answer, Usage};
 use crate::app::App;
 use crate::body;
 use crate::error::{ApiError, Style};
 use crate::gate::{Client, random};
 use crate::generation::Update;
-use crate::prepare::{choice, ignored_header, log, on_a_thread, submit};
+use crate::prepare::{ignored_header, log, on_a_thread, submit};
 
 mod events;
+mod request;
 
-/// Tokens where a request does not say, as OpenAI's API has it.
-const DEFAULT_TOKENS: u32 = 16;
-
-/// A request.
-#[derive(Debug, Deserialize, ToSchema)]
-pub struct CompletionRequest {
-    /// The model; this server's if absent.
-    model: Option<String>,
-    /// A text, token ids, or a list of either.
-    #[schema(value_type = Object)]
-    prompt: Option<Prompts>,
-    /// Text behind the hole to fill; one prompt only.
-    suffix: Option<String>,
-    max_tokens: Option<u32>,
-    temperature: Option<f32>,
-    top_p: Option<f32>,
-    top_k: Option<i64>,
-    min_p: Option<f32>,
-    presence_penalty: Option<f32>,
-    frequency_penalty: Option<f32>,
-    repetition_penalty: Option<f32>,
-    n: Option<u32>,
-    best_of: Option<u32>,
-    #[schema(value_type = Object)]
-    stop: Option<Stop>,
-    seed: Option<u64>,
-    stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
-    /// Alternatives per token.
-    logprobs: Option<u8>,
-    echo: Option<bool>,
-    logit_bias: Option<Map<String, Value>>,
-    #[serde(flatten)]
-    #[schema(ignore)]
-    others: Map<String, Value>,
-}
-
-/// See [`CompletionRequest`].
-#[derive(Debug, Deserialize, ToSchema)]
-pub struct StreamOptions {
-    include_usage: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Prompts {
-    Text(String),
-    Texts(Vec<String>),
-    Ids(Vec<u32>),
-    IdLists(Vec<Vec<u32>>),
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Stop {
-    One(String),
-    Many(Vec<String>),
-}
+pub use request::CompletionRequest;
+use request::{Ask, ready};
 
 /// An answer, or more of one.
 #[derive(Debug, Serialize, ToSchema)]
@@ -138,24 +76,6 @@ pub struct CompletionUsage {
 #[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 pub struct CompletionPromptDetails {
     cached_tokens: usize,
-}
-
-/// A request that is ready.
-struct Ready {
-    model: String,
-    prompts: Vec<Ask>,
-    stop: Vec<String>,
-    stream: bool,
-    include_usage: bool,
-    logprobs: bool,
-    ignored: Vec<String>,
-}
-
-struct Ask {
-    ids: Vec<u32>,
-    engine: EngineRequest,
-    /// What is repeated before the answer.
-    echo: String,
 }
 
 /// `POST /v1/completions`.
@@ -273,171 +193,4 @@ impl CompletionLogprobs {
         }
         offset
     }
-}
-
-/// Fields of a body that nobody here knows are dropped; these would change the answer.
-const REFUSED: [&str; 9] = [
-    "allowed_token_ids",
-    "grammar",
-    "guided_json",
-    "guided_regex",
-    "ignore_eos",
-    "min_tokens",
-    "response_format",
-    "stop_token_ids",
-    "structured_outputs",
-];
-/// Fields for hosts.
-const HOSTING: [&str; 4] = ["metadata", "service_tier", "store", "user"];
-
-fn ready(app: &App, body: &str) -> Result<Ready, ApiError> {
-    let request: CompletionRequest = parse(body)?;
-    let model = model_name(app, request.model.clone())?;
-    if app.options.log_prompts {
-        tracing::info!(body, "a prompt");
-    }
-    let ignored = check(&request)?;
-    let stop = match request.stop {
-        None => Vec::new(),
-        Some(Stop::One(stop)) => vec![stop],
-        Some(Stop::Many(stop)) => stop,
-    };
-    if stop.len() > 16 {
-        return Err(ApiError::field("stop", format!("Stop string array too long: {}", stop.len())));
-    }
-    if stop.iter().any(String::is_empty) {
-        return Err(ApiError::field("stop", "Invalid 'stop': empty string."));
-    }
-    let sampling = RequestedSampling {
-        max_tokens: request.max_tokens,
-        temperature: request.temperature,
-        top_p: request.top_p,
-        presence_penalty: request.presence_penalty,
-        frequency_penalty: request.frequency_penalty,
-        top_k: request.top_k.map(|top_k| top_k.clamp(0, i64::from(u32::MAX)) as u32),
-        min_p: request.min_p,
-        repetition_penalty: request.repetition_penalty,
-        seed: request.seed,
-        ..RequestedSampling::default()
-    };
-    let mode = Mode { thinking: false, tools: false, effort: Effort::High };
-    let params = choice(&sampling).resolve(app.card.family(), mode);
-    params.validate().map_err(|error| ApiError::invalid(error.to_string()))?;
-    let echo = request.echo.unwrap_or(false);
-    let mut prompts = Vec::new();
-    for ids in encode(app, request.prompt, request.suffix.as_deref())? {
-        prompts.push(ask(app, ids, &params, request.max_tokens, request.logprobs, echo)?);
-    }
-    Ok(Ready {
-        model,
-        prompts,
-        stop,
-        stream: request.stream.unwrap_or(false),
-        include_usage: request.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
-        logprobs: request.logprobs.is_some(),
-        ignored,
-    })
-}
-
-fn ask(
-    app: &App,
-    ids: Vec<u32>,
-    sampling: &SamplingParams,
-    max_tokens: Option<u32>,
-    logprobs: Option<u8>,
-    echo: bool,
-) -> Result<Ask, ApiError> {
-    let tokenizer = &app.card.tokenizer;
-    let given = max_tokens.map(|tokens| tokens as usize);
-    let max_tokens = output_limit(given, DEFAULT_TOKENS as usize, ids.len(), app.card.context)?;
-    let engine = EngineRequest {
-        sampling: sampling.clone(),
-        // `output_limit` leaves room for one token; none may be asked for.
-        max_tokens: if given == Some(0) { 0 } else { max_tokens },
-        prefill: Prefill::Exact,
-        top_logprobs: logprobs.map(usize::from),
-    };
-    let shown = ids.strip_prefix(&[tokenizer.markers().bos]).unwrap_or(&ids);
-    let echo = if echo {
-        tokenizer.decode(shown).map_err(|error| ApiError::invalid(error.to_string()))?
-    } else {
-        String::new()
-    };
-    Ok(Ask { ids, engine, echo })
-}
-
-/// Checks the fields; returns the names of those that are dropped.
-fn check(request: &CompletionRequest) -> Result<Vec<String>, ApiError> {
-    let refuse = |field: &str, message: &str| {
-        Err(ApiError::field(field, format!("{field} is not supported: {message}")).with_code("unsupported_parameter"))
-    };
-    if request.n.is_some_and(|n| n != 1) {
-        return refuse("n", "only n = 1 is; send several prompts or requests");
-    }
-    if request.best_of.is_some_and(|best| best != 1) {
-        return refuse("best_of", "only best_of = 1 is");
-    }
-    if request.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty()) {
-        return refuse("logit_bias", "this server does not carry it out; leave it out");
-    }
-    if request.logprobs.is_some_and(|logprobs| logprobs > 20) {
-        return Err(ApiError::field("logprobs", "Invalid logprobs value, the valid range of logprobs is [0, 20]"));
-    }
-    if request.max_tokens.is_some_and(|tokens| tokens as usize > MAX_OUTPUT) {
-        let message = format!("Invalid max_tokens value, the valid range of max_tokens is [0, {MAX_OUTPUT}]");
-        return Err(ApiError::field("max_tokens", message));
-    }
-    if request.echo == Some(true) && request.logprobs.is_some() {
-        return refuse("echo", "together with logprobs: log-probabilities of a prompt are not computed yet");
-    }
-    let mut ignored = Vec::new();
-    for (name, value) in &request.others {
-        if value.is_null() || HOSTING.contains(&name.as_str()) {
-            continue;
-        }
-        if REFUSED.contains(&name.as_str()) && !matches!(value, Value::Bool(false)) && *value != 0 {
-            return refuse(name, "this server does not carry it out; leave it out");
-        }
-        ignored.push(name.clone());
-    }
-    Ok(ignored)
-}
-
-/// The ids of every prompt.
-fn encode(app: &App, prompts: Option<Prompts>, suffix: Option<&str>) -> Result<Vec<Vec<u32>>, ApiError> {
-    let tokenizer = &app.card.tokenizer;
-    let most = app.options.limits.prompts;
-    let prompts = prompts.ok_or_else(|| ApiError::field("prompt", "prompt is missing"))?;
-    if let Some(suffix) = suffix {
-        let Prompts::Text(before) = prompts else {
-            return Err(ApiError::field("suffix", "suffix needs a prompt that is one text"));
-        };
-        if [FIM_BEGIN, FIM_HOLE, FIM_END].iter().any(|token| tokenizer.added_id(token).is_none()) {
-            return Err(ApiError::field(
-                "suffix",
-                "suffix is not supported: this model has no tokens to fill in the middle",
-            ));
-        }
-        return Ok(vec![prompt::fill_in_middle(tokenizer, &before, suffix)?.ids]);
-    }
-    let text = |text: &str| Ok::<_, ApiError>(prompt::completion(tokenizer, text)?.ids);
-    let ids = |ids: Vec<u32>| {
-        if ids.is_empty() {
-            return Err(ApiError::field("prompt", "prompt is empty"));
-        }
-        tokenizer.check_ids(&ids).map_err(|error| ApiError::field("prompt", error.to_string()))?;
-        Ok(ids)
-    };
-    let encoded: Vec<Vec<u32>> = match prompts {
-        Prompts::Text(prompt) => vec![text(&prompt)?],
-        Prompts::Ids(prompt) => vec![ids(prompt)?],
-        Prompts::Texts(prompts) if prompts.len() <= most => {
-            prompts.iter().map(|prompt| text(prompt)).collect::<Result<_, _>>()?
-        }
-        Prompts::IdLists(prompts) if prompts.len() <= most => prompts.into_iter().map(ids).collect::<Result<_, _>>()?,
-        Prompts::Texts(_) | Prompts::IdLists(_) => {
-            return Err(ApiError::field("prompt", format!("too many prompts; this server takes at most {most}")));
-        }
-    };
-    if encoded.is_empty() { Err(ApiError::field("prompt", "prompt is an empty list")) } else { Ok(encoded) }
 }

@@ -25,10 +25,10 @@ fn raw_text_comes_out_as_it_was_made() {
     assert_eq!(prompt[..2], [0, 128_803]);
     assert_eq!(request.max_tokens, 50);
 
-    let body = json!({"prompt": "a b", "echo": true, "max_tokens": 3, "stop": [" 2+2"]});
+    let body = json!({"prompt": "a b", "echo": true, "max_tokens": 9, "stop": [" 2+2"]});
     let body = post(server.address, "/v1/completions", &body).json();
     assert_eq!(body["choices"][0]["text"], "a b</think>");
-    assert_eq!(playback.last_asked().1.max_tokens, 3);
+    assert_eq!(playback.last_asked().1.max_tokens, 9);
 }
 
 #[test]

@@ -303,6 +303,22 @@ fn the_server_tells_what_it_is_doing() {
 }
 
 #[test]
+fn the_page_is_part_of_the_program() {
+    let options = ServerOptions { keys: Keys::new(["key"]), ..ServerOptions::default() };
+    let (server, _playback) = playing(Family::V41, options);
+    let page = get(server.address, "/");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let script = get(server.address, "/assets/app.js");
+    assert_eq!((script.status, script.header("content-type")), (200, Some("text/javascript; charset=utf-8")));
+    let known = format!("if-none-match: {}", script.header("etag").expect("a tag"));
+    let again = Asked::new(server.address, "GET", "/assets/app.js", &[&known], "").reply();
+    assert_eq!((again.status, again.body.as_str()), (304, ""));
+    for path in ["/assets/nothing.js", "/assets/../Cargo.toml", "/assets/%2e%2e/Cargo.toml", "/assets//etc/passwd"] {
+        assert_eq!(get(server.address, path).status, 404, "{path}");
+    }
+}
+
+#[test]
 fn the_model_answers_to_its_names() {
     let (server, playback) = playing(Family::V41, Default::default());
     playback.plays(&[633]);

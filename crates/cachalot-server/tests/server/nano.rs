@@ -44,8 +44,12 @@ fn the_model_answers_through_every_api() {
 
     let message = post(server.address, "/v1/messages", &question(json!({}))).json();
     assert_eq!(message["content"][0]["text"], text);
-    // The second and third time the prompt was known, but for what has to be seen anew.
-    assert!(message["usage"]["cache_read_input_tokens"].as_u64().unwrap() > 0, "{message}");
+
+    let mut next = question(json!({}));
+    let turns = [json!({"role": "assistant", "content": text}), json!({"role": "user", "content": "And of France?"})];
+    next["messages"].as_array_mut().unwrap().extend(turns);
+    let next = post(server.address, "/v1/messages", &next).json();
+    assert!(next["usage"]["cache_read_input_tokens"].as_u64().unwrap() > 0, "{next}");
 
     let body = json!({"input": "What is the capital of Japan?", "temperature": 0, "max_output_tokens": 12});
     let response = post(server.address, "/v1/responses", &body).json();
@@ -95,4 +99,51 @@ fn a_client_that_goes_away_frees_the_model() {
     assert_eq!(status["model"], "cachalot-nano");
     assert!(status["generated_tokens"].as_u64().unwrap() < 4000, "{status}");
     assert_eq!(post(server.address, "/v1/chat/completions", &question(json!({}))).status, 200);
+}
+
+#[test]
+fn answers_have_the_form_that_was_asked_for() {
+    let (server, _scheduler) = nano();
+    let schema = json!({"type": "object", "properties": {"city": {"type": "string", "maxLength": 8},
+        "big": {"type": "boolean"}}, "required": ["city", "big"], "additionalProperties": false});
+    let check = |text: &str| {
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert!(value["city"].is_string() && value["big"].is_boolean(), "{value}");
+    };
+    let chat = |more: Value| {
+        let mut body = question(json!({"temperature": 2, "max_tokens": 200, "seed": 1}));
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        post(server.address, "/v1/chat/completions", &body).json()
+    };
+    let format = json!({"type": "json_schema", "json_schema": {"name": "n", "schema": schema}});
+    let reply = chat(json!({"response_format": format, "logprobs": true}));
+    check(reply["choices"][0]["message"]["content"].as_str().unwrap());
+    assert!(reply["choices"][0]["logprobs"]["content"].as_array().is_some_and(|tokens| !tokens.is_empty()), "{reply}");
+    let reply = chat(json!({"structured_outputs": {"choice": ["yes", "no"]}}));
+    assert!(["yes", "no"].contains(&reply["choices"][0]["message"]["content"].as_str().unwrap()), "{reply}");
+    let reply = chat(json!({"response_format": {"type": "grammar", "grammar": "start: \"a\" \"b\"~3"}}));
+    assert_eq!(reply["choices"][0]["message"]["content"], "abbb");
+
+    let message = question(json!({"temperature": 2, "max_tokens": 200,
+        "output_config": {"format": {"type": "json_schema", "schema": schema}}}));
+    let reply = post(server.address, "/v1/messages", &message).json();
+    check(reply["content"][0]["text"].as_str().unwrap());
+
+    let tools = json!([{"type": "function", "function": {"name": "look_up", "parameters": schema}},
+        {"type": "function", "function": {"name": "other"}}]);
+    for (thinking, choice) in [
+        (json!("disabled"), json!("required")),
+        (json!("disabled"), json!({"type": "function", "function": {"name": "look_up"}})),
+    ] {
+        let reply = chat(json!({"tools": tools, "tool_choice": choice, "thinking": {"type": thinking},
+            "parallel_tool_calls": false}));
+        let calls = reply["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+        assert_eq!((calls.len(), &reply["choices"][0]["finish_reason"]), (1, &json!("tool_calls")), "{reply}");
+        let call = &calls[0]["function"];
+        if call["name"] == "look_up" {
+            check(call["arguments"].as_str().unwrap());
+        } else {
+            assert!(choice == "required" && call["name"] == "other" && call["arguments"] == "{}", "{call}");
+        }
+    }
 }

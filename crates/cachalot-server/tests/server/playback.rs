@@ -7,11 +7,11 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cachalot_engine::Flow;
 use cachalot_engine::sampling::LogProb;
 use cachalot_engine::scheduler::{Job, JobEvent, Status, SubmitError};
 use cachalot_engine::session::{Finish, Outcome, Request};
 use cachalot_engine::stats::StatsReport;
+use cachalot_engine::{Constraints, Flow};
 use cachalot_server::{Backend, ModelCard, Server, ServerOptions};
 use cachalot_text::conversation::EffortTexts;
 use cachalot_text::{Family, Tokenizer, TokenizerProfile};
@@ -211,6 +211,7 @@ pub fn card(family: Family) -> ModelCard {
         id: "deepseek-local".to_owned(),
         aliases: vec!["alias".to_owned()],
         tokenizer: released(family),
+        constraints: Arc::new(Constraints::new(released(family))),
         context: 131_072,
         effort_texts: EffortTexts::Release,
         thinks: true,

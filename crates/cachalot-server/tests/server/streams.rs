@@ -131,7 +131,8 @@ fn normal_id(id: &str) -> String {
 fn without_uncounted(name: &str, mut data: Value) -> Value {
     if name.ends_with("stop_sequence") {
         for field in ["completion_tokens", "total_tokens", "output_tokens"] {
-            if let Some(count) = data["usage"].get_mut(field).filter(|count| **count != 0) {
+            let usage = data.get_mut("usage").and_then(|usage| usage.get_mut(field));
+            if let Some(count) = usage.filter(|count| **count != 0) {
                 *count = json!(count.as_u64().unwrap() - 1);
             }
         }

@@ -123,7 +123,7 @@ impl Writer {
             },
             reasoning_effort: Some(effort(conversation)),
             response_format: match &conversation.response_format {
-                ResponseFormat::Text => core::ResponseFormat::Text,
+                ResponseFormat::Text | ResponseFormat::Grammar(_) => core::ResponseFormat::Text,
                 ResponseFormat::JsonObject => core::ResponseFormat::JsonObject,
                 ResponseFormat::JsonSchema(schema) => core::ResponseFormat::JsonSchema(self.json(conversation, schema)),
                 ResponseFormat::Regex(regex) => core::ResponseFormat::Regex(regex.clone()),

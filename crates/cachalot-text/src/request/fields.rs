@@ -51,6 +51,7 @@ fn carried_out(api: Api) -> &'static [&'static str] {
             "stop",
             "stream",
             "stream_options",
+            "structured_outputs",
             "temperature",
             "thinking",
             "tool_choice",
@@ -123,7 +124,7 @@ const HOSTING: [&str; 16] = [
 ];
 
 /// Fields that would change the answer and are not carried out. Absent, null, false, 0 and empty values ask for nothing.
-const REFUSED: [&str; 33] = [
+const REFUSED: [&str; 32] = [
     "allowed_token_ids",
     "audio",
     "background",
@@ -151,7 +152,6 @@ const REFUSED: [&str; 33] = [
     "prompt",
     "prompt_logprobs",
     "stop_token_ids",
-    "structured_outputs",
     "suffix",
     "tfs_z",
     "typical_p",
@@ -187,7 +187,7 @@ pub(super) fn take(api: Api, fields: &mut Fields) -> Result<Extras, RequestError
                 keep_tools(tools, &mut extras.ignored, |kind| matches!(kind, None | Some("function")));
             }
         }
-        Api::Messages => messages(fields, &mut extras)?,
+        Api::Messages => messages(fields, &mut extras),
         Api::Responses => {
             extras.one_call = fields.get("parallel_tool_calls") == Some(&Value::Bool(false));
             responses(fields, &mut extras);
@@ -262,12 +262,9 @@ fn keep_tools(tools: &mut Vec<Value>, ignored: &mut Vec<String>, ours: impl Fn(O
     dropped
 }
 
-fn messages(fields: &mut Fields, extras: &mut Extras) -> Result<(), RequestError> {
+fn messages(fields: &mut Fields, extras: &mut Extras) {
     if let Some(choice) = fields.get("tool_choice") {
         extras.one_call = choice.get("disable_parallel_tool_use") == Some(&Value::Bool(true));
-    }
-    if fields.get("output_config").and_then(|config| config.get("format")).is_some_and(|format| !format.is_null()) {
-        return Err(unsupported("output_config.format", "this server does not carry it out; leave it out"));
     }
     if let Some(Value::Array(tools)) = fields.get_mut("tools") {
         let dropped = keep_tools(tools, &mut extras.ignored, |kind| matches!(kind, None | Some("custom")));
@@ -295,7 +292,6 @@ fn messages(fields: &mut Fields, extras: &mut Extras) -> Result<(), RequestError
             blocks.push(json!({"type": "text", "text": ""}));
         }
     }
-    Ok(())
 }
 
 fn responses(fields: &mut Fields, extras: &mut Extras) {

@@ -1,23 +1,30 @@
 //! Requests of the three HTTP APIs to a [`Conversation`] (protocol.md 5.2 to 5.6).
 //!
 //! Owns the conversion of a JSON body; the vendor's library `deepseek-recipe` validates and converts, this module accepts
-//! the common spellings it does not know (`lenient.rs`), keeps integers of any size (2.4), and reports parameters as they
-//! were given: the vendor's forced values are only defaults here (section 4). Refuses what the vendor refuses, with the
-//! vendor's words. It knows nothing of HTTP, model names or events.
+//! the common spellings it does not know (`lenient.rs`), formats (`format.rs`) and forced calls (`choice.rs`) that
+//! constrained decoding makes possible, keeps integers of any size (2.4), and reports parameters as they were given: the
+//! vendor's forced values are only defaults here (section 4). Refuses what else the vendor refuses, with the vendor's
+//! words. It knows nothing of HTTP, model names or events.
 
+mod choice;
 mod fields;
+mod format;
 mod lenient;
+mod strict;
 mod translate;
 
 use deepseek_recipe::anthropic::messages::request::MessagesRequest;
 use deepseek_recipe::openai::chat_completion::request::ChatCompletionRequest;
 use deepseek_recipe::openai::responses::request::ResponsesRequest;
-use deepseek_recipe::request::{ConversionError, ConversionOptions, ModelVersion, ProtocolRequest};
+use deepseek_recipe::request::{
+    ConversationRequest, ConversionError, ConversionOptions, ModelVersion, ProtocolRequest,
+};
 use serde_json::Value;
 
 use crate::Family;
-use crate::conversation::{Conversation, Effort};
+use crate::conversation::{Conversation, Effort, ResponseFormat};
 use crate::json::{BigIntegers, Json};
+use choice::Choice;
 use fields::Extras;
 
 /// Largest request body, in bytes: room for the images of a request (2.10) and a full context of text.
@@ -97,10 +104,15 @@ pub enum Constraint {
     Json(Option<Json>),
     /// Text of this regular expression.
     Regex(String),
-    /// Tool calls must fit the tools; `required` if there must be one.
+    /// Text of this grammar, in llguidance's variant of Lark.
+    Grammar(String),
+    /// Tool calls must fit the tools.
     ToolCalls {
-        /// Whether a call must be made.
+        /// Whether a call must be made. The prompt opens the block where the conversation's tool choice is `Required`;
+        /// elsewhere the answer must begin with it.
         required: bool,
+        /// Whether there may be several.
+        parallel: bool,
     },
 }
 
@@ -160,12 +172,14 @@ pub fn convert_for(api: Api, family: Family, thinks: bool, body: &str) -> Result
         seed: fields.get("seed").and_then(Value::as_u64),
         thinks,
         extras,
+        format: format::take(api, fields, &integers)?,
+        choice: Choice::of(api, fields),
     };
     fields.insert("model".to_owned(), MODEL.into());
     match api {
-        Api::Chat => converted::<ChatCompletionRequest>(family, body, given, &integers),
-        Api::Messages => converted::<MessagesRequest>(family, body, given, &integers),
-        Api::Responses => converted::<ResponsesRequest>(family, body, given, &integers),
+        Api::Chat => converted::<ChatCompletionRequest>(api, family, body, given, &integers),
+        Api::Messages => converted::<MessagesRequest>(api, family, body, given, &integers),
+        Api::Responses => converted::<ResponsesRequest>(api, family, body, given, &integers),
     }
 }
 
@@ -182,6 +196,8 @@ struct Given {
     seed: Option<u64>,
     thinks: bool,
     extras: Extras,
+    format: Option<ResponseFormat>,
+    choice: Choice,
 }
 
 fn number(fields: &serde_json::Map<String, Value>, name: &str) -> Option<f32> {
@@ -189,24 +205,23 @@ fn number(fields: &serde_json::Map<String, Value>, name: &str) -> Option<f32> {
 }
 
 fn converted<R: ProtocolRequest + serde::de::DeserializeOwned>(
+    api: Api,
     family: Family,
     body: Value,
     given: Given,
     integers: &BigIntegers,
 ) -> Result<Request, RequestError> {
-    let version = match family {
-        Family::V4 => ModelVersion::DeepseekV4Pro,
-        Family::V41 => ModelVersion::DeepseekV41Flash,
+    let definitions = strict::Definitions::of(api, &body);
+    let again = given.choice.is_forced().then(|| body.clone());
+    let (request, refused) = match (vendor::<R>(family, given.thinks, body), again) {
+        (Err(RequestError::Invalid(text)), Some(body)) if text == choice::REFUSAL => {
+            (vendor::<R>(family, given.thinks, Choice::without(api, body))?, true)
+        }
+        (converted, _) => (converted?, false),
     };
-    let request: R = serde_json::from_value(body).map_err(|error| RequestError::Shape(error.to_string()))?;
-    let options = ConversionOptions::new()
-        .with_default_thinking_mode(given.thinks)
-        .with_model_versions_by_name([(MODEL, version)]);
-    let request = request.convert(options).map_err(|error| match error {
-        ConversionError::BadRequest { detail } => RequestError::Invalid(detail),
-        ConversionError::Internal { detail } => RequestError::Internal(detail),
-    })?;
     let mut request = translate::request(request, integers)?;
+    given.choice.apply(refused, given.extras.one_call, &mut request);
+    definitions.restore(&mut request, integers);
     request.sampling = RequestedSampling {
         temperature: given.temperature,
         top_p: given.top_p,
@@ -220,8 +235,30 @@ fn converted<R: ProtocolRequest + serde::de::DeserializeOwned>(
         ..request.sampling
     };
     request.conversation.effort = given.effort.unwrap_or(request.conversation.effort);
+    if let Some(format) = given.format {
+        request.conversation.response_format = format;
+    }
     request.custom_tools.extend(given.extras.custom_tools);
     request.one_call = given.extras.one_call;
     request.ignored = given.extras.ignored;
     Ok(request)
+}
+
+/// The vendor's conversion.
+fn vendor<R: ProtocolRequest + serde::de::DeserializeOwned>(
+    family: Family,
+    thinks: bool,
+    body: Value,
+) -> Result<ConversationRequest, RequestError> {
+    let version = match family {
+        Family::V4 => ModelVersion::DeepseekV4Pro,
+        Family::V41 => ModelVersion::DeepseekV41Flash,
+    };
+    let request: R = serde_json::from_value(body).map_err(|error| RequestError::Shape(error.to_string()))?;
+    let options =
+        ConversionOptions::new().with_default_thinking_mode(thinks).with_model_versions_by_name([(MODEL, version)]);
+    request.convert(options).map_err(|error| match error {
+        ConversionError::BadRequest { detail } => RequestError::Invalid(detail),
+        ConversionError::Internal { detail } => RequestError::Internal(detail),
+    })
 }

@@ -66,7 +66,7 @@ pub(super) fn request(request: ConversationRequest, integers: &BigIntegers) -> R
         constraint: inference_options.output_constraint.map(|constraint| match constraint {
             OutputConstraint::Json { schema } => Constraint::Json(schema.map(|schema| translate.json(&schema))),
             OutputConstraint::Regex(regex) => Constraint::Regex(regex),
-            OutputConstraint::ToolCalls { required, .. } => Constraint::ToolCalls { required },
+            OutputConstraint::ToolCalls { required, .. } => Constraint::ToolCalls { required, parallel: true },
         }),
         stream,
         include_usage: response_options.include_usage,

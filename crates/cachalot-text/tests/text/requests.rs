@@ -1,10 +1,10 @@
 //! Section 5: bodies of the HTTP APIs, refused, accepted leniently, and from request to parsed answer.
 
-use cachalot_text::conversation::{Effort, ImageSource, Message, Span, ToolChoice};
+use cachalot_text::conversation::{Effort, ImageSource, Message, ResponseFormat, Span, ToolChoice};
 use cachalot_text::parser::{EngineFinish, FinishReason, OutputParser, ParserOptions};
 use cachalot_text::prompt::encode;
 use cachalot_text::request::{Api, Constraint, RequestError, convert};
-use cachalot_text::{Family, request};
+use cachalot_text::{Family, Json, request};
 use serde_json::{Value, json};
 
 use crate::fixtures::{self, family, released};
@@ -195,7 +195,7 @@ fn integers_of_any_size_keep_their_digits_everywhere() {
         "messages": [{{"role": "user", "content": "{big}"}}]}}"#
     );
     let request = convert(Api::Chat, Family::V41, &body).expect("the request converts");
-    assert_eq!(request.constraint, Some(Constraint::ToolCalls { required: true }));
+    assert_eq!(request.constraint, Some(Constraint::ToolCalls { required: true, parallel: true }));
     let parameters = request.conversation.tools[0].parameters.as_str();
     let wanted = format!(r#""maximum":{big},"default":-{big},"x":0.1"#);
     assert!(parameters.contains(&wanted), "{parameters}");
@@ -243,4 +243,98 @@ fn bodies_of_another_shape_are_refused() {
     }
     let deep = format!("{{\"messages\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(matches!(convert(Api::Chat, Family::V41, &deep), Err(RequestError::Shape(_))));
+}
+
+#[test]
+fn forced_calls_are_honoured_while_thinking_too() {
+    let tools =
+        json!([{"type": "function", "function": {"name": "f"}}, {"type": "function", "function": {"name": "g"}}]);
+    let calls = |required, parallel| Some(Constraint::ToolCalls { required, parallel });
+    for (choice, one, constraint, offered) in [
+        (json!("auto"), false, calls(false, true), 2),
+        (json!("required"), false, calls(true, true), 2),
+        (json!("required"), true, calls(true, false), 2),
+        (json!({"type": "function", "function": {"name": "g"}}), false, calls(true, true), 1),
+    ] {
+        let request = chat(json!({"messages": [{"role": "user", "content": "x"}], "tools": tools,
+            "tool_choice": choice, "parallel_tool_calls": !one}))
+        .expect("the request converts");
+        let conversation = &request.conversation;
+        assert!(conversation.thinking && conversation.tool_choice == ToolChoice::Auto);
+        assert_eq!((request.constraint.clone(), conversation.tools.len()), (constraint, offered), "{choice}");
+        encode(released(Family::V41), conversation).expect("the prompt is as without");
+    }
+    let unknown = chat(json!({"messages": [{"role": "user", "content": "x"}], "tools": tools,
+        "tool_choice": {"type": "function", "function": {"name": "h"}}}));
+    assert!(matches!(unknown, Err(RequestError::Invalid(text)) if text.contains("'h'")));
+    for (choice, constraint) in [
+        (json!({"type": "any"}), calls(true, true)),
+        (json!({"type": "any", "disable_parallel_tool_use": true}), calls(true, false)),
+        (json!({"type": "tool", "name": "f"}), calls(true, true)),
+        (json!({"type": "auto"}), calls(false, true)),
+    ] {
+        let body = json!({"messages": [{"role": "user", "content": "x"}], "tool_choice": choice,
+            "tools": [{"name": "f", "input_schema": {"type": "object"}}]});
+        let request = convert(Api::Messages, Family::V4, &body.to_string()).expect("the request converts");
+        assert_eq!(request.constraint, constraint, "{choice}");
+    }
+}
+
+#[test]
+fn formats_that_the_vendor_does_not_know_are_taken() {
+    let with = |more: Value| {
+        let mut body = json!({"messages": [{"role": "user", "content": "x"}]});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        chat(body).map(|request| request.conversation.response_format)
+    };
+    let schema = || ResponseFormat::JsonSchema(Json::new(r#"{"type":"null"}"#).expect("JSON"));
+    for (given, format) in [
+        (
+            json!({"response_format": {"type": "grammar", "grammar": "start: \"a\""}}),
+            ResponseFormat::Grammar("start: \"a\"".to_owned()),
+        ),
+        (json!({"structured_outputs": {"json": {"type": "null"}}}), schema()),
+        (json!({"structured_outputs": {"json": "{\"type\":\"null\"}"}}), schema()),
+        (json!({"structured_outputs": {"regex": "a+", "json": null}}), ResponseFormat::Regex("a+".to_owned())),
+        (json!({"structured_outputs": {"choice": ["a.b", "c"]}}), ResponseFormat::Regex("a\\.b|c".to_owned())),
+        (json!({"structured_outputs": {"grammar": "start: /a/"}}), ResponseFormat::Grammar("start: /a/".to_owned())),
+    ] {
+        assert_eq!(with(given.clone()), Ok(format), "{given}");
+    }
+    for given in [
+        json!({"response_format": {"type": "grammar"}}),
+        json!({"structured_outputs": {}}),
+        json!({"structured_outputs": {"regex": "a", "grammar": "b"}}),
+        json!({"structured_outputs": {"choice": []}}),
+        json!({"structured_outputs": {"structural_tag": "x"}}),
+        json!({"structured_outputs": {"regex": "a"}, "response_format": {"type": "text"}}),
+    ] {
+        assert!(matches!(with(given.clone()), Err(RequestError::Invalid(_))), "{given}");
+    }
+    let body = json!({"messages": [{"role": "user", "content": "x"}],
+        "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "null"}}}});
+    let request = convert(Api::Messages, Family::V41, &body.to_string()).expect("the request converts");
+    assert_eq!((request.conversation.response_format, request.conversation.effort), (schema(), Effort::Low));
+}
+
+#[test]
+fn schemas_are_used_as_written_unless_they_are_strict_and_then_keep_their_definitions() {
+    let parameters = json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}, "b": {"type": "string", "minLength": 2}},
+        "$defs": {"a": {"type": "object", "properties": {"x": {"type": "null"}}}}});
+    let tool = |strict: bool| {
+        let request = chat(json!({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function",
+            "function": {"name": "f", "parameters": parameters, "strict": strict}}]}));
+        let tools = request.expect("the request converts").conversation.tools;
+        serde_json::from_str::<Value>(tools[0].parameters.as_str()).expect("JSON")
+    };
+    assert_eq!(tool(false), parameters);
+    let strict = tool(true);
+    assert_eq!((&strict["required"], &strict["additionalProperties"]), (&json!(["a", "b"]), &json!(false)));
+    assert_eq!(strict["$defs"], parameters["$defs"]);
+    let request =
+        chat(json!({"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_schema",
+        "json_schema": {"name": "n", "strict": true, "schema": parameters}}}));
+    let Some(Constraint::Json(Some(schema))) = request.expect("the request converts").constraint else { panic!() };
+    let schema: Value = serde_json::from_str(schema.as_str()).expect("JSON");
+    assert_eq!((&schema["required"], &schema["$defs"]), (&json!(["a", "b"]), &parameters["$defs"]));
 }

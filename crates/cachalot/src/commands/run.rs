@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::cli::{EngineArgs, KeepArgs, ModelArgs};
 use crate::stream::{Stream, figures};
-use crate::text_args::{SamplingArgs, TextArgs};
+use crate::text_args::{FormatArgs, SamplingArgs, TextArgs};
 use crate::{interrupt, open, output, prompt, report};
 
 const AFTER: &str = "\
@@ -19,6 +19,7 @@ Examples:
   cachalot run \"What is the capital of Japan?\"
   cachalot run --model DIR --temperature 0 --max-tokens 200 \"Why is the sky blue?\"
   cachalot run --model DIR --file a.rs --file b.rs \"What do these do?\"
+  cachalot run --model DIR --json-schema person.json \"Who wrote Faust?\"
   cachalot run --json --logprobs 3 \"What is the capital of Japan?\" | jq .answer
 
 --json prints one object: answer, reasoning, finish (stop, stop_sequence, length or cancelled), model, usage, timings,
@@ -59,6 +60,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub text: TextArgs,
     #[command(flatten)]
+    pub format: FormatArgs,
+    #[command(flatten)]
     pub sampling: SamplingArgs,
 }
 
@@ -70,9 +73,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let question = prompt::gather(&args.prompt, &args.file)?;
     let options = args.text.turn_options(&args.sampling, args.logprobs.map(usize::from));
     options.sampling.validate()?;
+    let format = args.format.format()?;
     let engine = Arc::new(open::keeping(&args.model, &args.engine, args.keep, args.json)?);
     let mut conversation = args.text.conversation(args.model.thinks(), engine.effort_texts());
     conversation.messages.push(Message::user(question));
+    conversation.response_format = format;
     let mut session = Session::new(Arc::clone(&engine));
 
     interrupt::listen();

@@ -141,3 +141,23 @@ fn replay_answers_too() {
     let run = cachalot(&["run", "--temperature", "0", "--prefill", "replay", QUESTION]);
     assert_eq!(run.out, format!("{ANSWER}\n"), "a prompt within the window is processed exactly: {run:?}");
 }
+
+#[test]
+fn an_answer_has_the_form_that_was_asked_for() {
+    let run = cachalot(&["run", "--temperature", "2", "--regex", "(yes|no), [0-9]{3}", QUESTION]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let (word, number) = run.out.trim_end().split_once(", ").expect("two parts");
+    assert!(["yes", "no"].contains(&word) && number.len() == 3 && number.parse::<u16>().is_ok(), "{run:?}");
+    let (_folder, path) = file(r#"{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}"#);
+    let run = cachalot(&["run", "--temperature", "2", "--seed", "1", "--json", "--json-schema", &path, QUESTION]);
+    let object = run.json();
+    let answer: serde_json::Value =
+        serde_json::from_str(object["answer"].as_str().expect("a text")).expect("the answer is JSON");
+    assert!(answer["n"].is_i64(), "{answer}");
+    let (_folder, path) = file("start: \"a\" | \"b\" start");
+    let run = cachalot(&["run", "--temperature", "2", "--grammar", &path, QUESTION]);
+    assert!(run.out.trim_end().trim_start_matches('b') == "a", "{run:?}");
+    let (_folder, path) = file(r#"{"not": {"type": "null"}}"#);
+    cachalot(&["run", "--json-schema", &path, QUESTION]).refused(1, &["response_format.schema/not", "\"not\""]);
+    cachalot(&["run", "--json-schema", &path, "--regex", "a", QUESTION]).refused(2, &["--regex"]);
+}
