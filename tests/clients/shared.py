@@ -6,10 +6,10 @@ from pydantic import BaseModel
 
 
 class City(BaseModel):
-    """Small enough that an answer of any model ends."""
+    """So small that any answer ends within 1,000 tokens, white space included."""
 
     name: Literal["Tokyo", "Paris", "Rome"]
-    harbours: list[Literal["north", "south"]] = []
+    harbour: Literal["north", "south"] | None = None
     large: bool
 
 

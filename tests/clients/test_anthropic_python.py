@@ -91,14 +91,14 @@ def test_keys(serve):
 
 
 def test_structured_output(api):
-    reply = api.messages.parse(model="cachalot-nano", messages=MESSAGES, max_tokens=300, output_format=City, **GREEDY)
+    reply = api.messages.parse(model="cachalot-nano", messages=MESSAGES, max_tokens=1000, output_format=City, **GREEDY)
     assert isinstance(reply.parsed_output, City)
 
 
 def test_a_forced_call(api):
     tools = [{"name": name, "input_schema": City.model_json_schema()} for name in ("look_up", "note")]
     choice = {"type": "tool", "name": "note", "disable_parallel_tool_use": True}
-    reply = api.messages.create(**{**ASKED, "max_tokens": 300}, tools=tools, tool_choice=choice)
+    reply = api.messages.create(**{**ASKED, "max_tokens": 1000}, tools=tools, tool_choice=choice)
     assert reply.stop_reason == "tool_use"
     (call,) = [block for block in reply.content if block.type == "tool_use"]
     assert call.name == "note"

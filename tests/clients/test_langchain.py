@@ -54,7 +54,7 @@ def test_batch(nano):
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_structured_output(nano, responses, method):
-    chat = model(nano, "cachalot-nano", temperature=0, max_tokens=300, use_responses_api=responses)
+    chat = model(nano, "cachalot-nano", temperature=0, max_tokens=1000, use_responses_api=responses)
     assert isinstance(chat.with_structured_output(City, method=method).invoke(QUESTION), City)
 
 

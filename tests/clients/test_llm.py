@@ -36,7 +36,7 @@ def test_whole_streamed_and_continued(llm, nano):
 
 
 def test_schema(llm, nano):
-    asked = ["-m", "local", "-o", "temperature", "0", "-o", "max_tokens", "300"]
+    asked = ["-m", "local", "-o", "temperature", "0", "-o", "max_tokens", "1000"]
     City.model_validate_json(llm(nano, "cachalot-nano", *asked, "--schema", json.dumps(City.model_json_schema()), QUESTION))
 
 

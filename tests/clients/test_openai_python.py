@@ -170,14 +170,14 @@ def test_keys(serve):
 
 
 def test_structured_output(api):
-    reply = api.chat.completions.parse(messages=MESSAGES, response_format=City, max_tokens=300, **GREEDY)
+    reply = api.chat.completions.parse(messages=MESSAGES, response_format=City, max_tokens=1000, **GREEDY)
     assert isinstance(reply.choices[0].message.parsed, City)
-    reply = api.responses.parse(input=QUESTION, text_format=City, max_output_tokens=300, **GREEDY)
+    reply = api.responses.parse(input=QUESTION, text_format=City, max_output_tokens=1000, **GREEDY)
     assert isinstance(reply.output_parsed, City)
     reply = api.chat.completions.create(
         messages=[{"role": "user", "content": f"{QUESTION} Answer in JSON."}],
         response_format={"type": "json_object"},
-        max_tokens=300,
+        max_tokens=1000,
         **GREEDY,
     )
     choice = reply.choices[0]
@@ -189,7 +189,7 @@ def test_forced_calls(api):
     def tool(name):
         return {"type": "function", "function": {"name": name, "parameters": City.model_json_schema()}}
 
-    asked = {"messages": MESSAGES, "tools": [tool("look_up"), tool("note")], "max_tokens": 300, "parallel_tool_calls": False}
+    asked = {"messages": MESSAGES, "tools": [tool("look_up"), tool("note")], "max_tokens": 1000, "parallel_tool_calls": False}
     for choice, names in [("required", ("look_up", "note")), ({"type": "function", "function": {"name": "note"}}, ("note",))]:
         reply = api.chat.completions.create(tool_choice=choice, **asked, **GREEDY).choices[0]
         assert reply.finish_reason == "tool_calls"
