@@ -48,19 +48,19 @@ pub async fn document() -> Response<Body> {
 macro_rules! route {
     ($name:ident, $method:ident, $path:literal, $summary:literal, $body:ty, $answer:ty, $error:ty) => {
         #[utoipa::path($method, path = $path, summary = $summary, request_body = $body,
-                            responses((status = 200, body = $answer), (status = "4XX", body = $error)))]
+                                    responses((status = 200, body = $answer), (status = "4XX", body = $error)))]
         #[allow(dead_code, reason = "stands for a route in the document")]
         fn $name() {}
     };
     ($name:ident, $method:ident, $path:literal, $summary:literal, $answer:ty) => {
         #[utoipa::path($method, path = $path, summary = $summary,
-                            responses((status = 200, body = $answer), (status = "4XX", body = ErrorBody)))]
+                                    responses((status = 200, body = $answer), (status = "4XX", body = ErrorBody)))]
         #[allow(dead_code, reason = "stands for a route in the document")]
         fn $name() {}
     };
     ($name:ident, $method:ident, $path:literal, $summary:literal, $answer:ty, id) => {
         #[utoipa::path($method, path = $path, summary = $summary, params(("id" = String, Path)),
-                            responses((status = 200, body = $answer), (status = "4XX", body = ErrorBody)))]
+                                    responses((status = 200, body = $answer), (status = "4XX", body = ErrorBody)))]
         #[allow(dead_code, reason = "stands for a route in the document")]
         fn $name() {}
     };
