@@ -219,7 +219,7 @@ fn of_text(keyword: &str, value: &Value) -> Kinds {
             _ => {}
         },
         "minLength" => text.least = count(),
-        _ => text.most = Some(count().min(super::schema::MAX_COUNT)),
+        _ => text.most = Some(count().min(super::values::MAX_COUNT)),
     }
     Kinds { texts: vec![text], others: true }
 }
