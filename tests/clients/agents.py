@@ -60,7 +60,7 @@ def codex(client, url, model, prompt, edits, limit=None):
 
 
 def opencode(client, url, model, prompt, edits, limit=None):
-    allowed = "allow" if edits else "deny"
+    allowed = "allow" if edits else "ask"  # nobody answers: refused
     config = {
         "autoupdate": False,
         "share": "disabled",

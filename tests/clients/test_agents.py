@@ -85,5 +85,4 @@ def test_the_model_that_ships_answers(client, serve, project, agent):
     with urllib.request.urlopen(f"{server.url}/status") as reply:
         status = json.load(reply)
     print(f"{agent.__name__}: {answer!r}; {status}")
-    assert answer.strip() or status["generated_tokens"] > 0
-    assert status["prompt_tokens"] > 10_000 and status["failed"] == 0
+    assert status["prompt_tokens"] > 10_000 and status["generated_tokens"] > 0 and status["failed"] == 0
