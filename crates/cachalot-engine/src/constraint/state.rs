@@ -28,7 +28,7 @@ enum Phase {
     /// An answer, in one of these grammars, which agree so far.
     Answer(Vec<Walk>),
     /// Inside a block of calls.
-    Block(Walk),
+    Block(Box<Walk>),
 }
 
 struct Walk {
@@ -56,7 +56,7 @@ impl Constrained {
 
     fn begin_block(&mut self) {
         if let Some(block) = &self.constraint.0.block {
-            self.phase = Phase::Block(Walk::new(block));
+            self.phase = Phase::Block(Box::new(Walk::new(block)));
         }
     }
 
@@ -79,7 +79,7 @@ impl Constrained {
                 return Ok(Allowed::AllBut(without));
             }
             Phase::Answer(walks) => walks.as_mut_slice(),
-            Phase::Block(walk) => std::slice::from_mut(walk),
+            Phase::Block(walk) => std::slice::from_mut(&mut **walk),
         };
         let mut only = vec![0u32; ids.added.len()];
         for walk in walks {

@@ -242,12 +242,18 @@ impl<'v> Walk<'_, 'v> {
             "pattern" => {
                 let pattern = value.as_str().ok_or_else(|| ConstraintError::invalid(at, "must be a string"))?;
                 match pattern::whole(pattern) {
-                    Ok(expression) => return Ok(add_pattern(out, &expression)),
+                    Ok(expression) => {
+                        add_pattern(out, &expression);
+                        return Ok(());
+                    }
                     Err(problem) => return self.unsupported(keyword, at, &problem),
                 }
             }
             "format" => match value.as_str().map(pattern::format) {
-                Some(Format::Known(expression)) if may_be_text(fields) => return Ok(add_pattern(out, &expression)),
+                Some(Format::Known(expression)) if may_be_text(fields) => {
+                    add_pattern(out, &expression);
+                    return Ok(());
+                }
                 Some(Format::Unsupported) if may_be_text(fields) => {
                     return self.unsupported(keyword, at, &format!("{value} is not known; use a pattern"));
                 }
