@@ -1,5 +1,18 @@
 """What several tests ask for and what they are told."""
 
+from typing import Literal
+
+from pydantic import BaseModel
+
+
+class City(BaseModel):
+    """Small enough that an answer of any model ends."""
+
+    name: Literal["Tokyo", "Paris", "Rome"]
+    harbours: list[Literal["north", "south"]] = []
+    large: bool
+
+
 QUESTION = "What is the capital of Japan?"
 
 WEATHER = {

@@ -3,7 +3,7 @@
 import anthropic
 import pytest
 from conftest import KEY
-from shared import ARGUMENTS, QUESTION, WEATHER, WEATHER_TURNS, assert_replayed
+from shared import ARGUMENTS, QUESTION, WEATHER, WEATHER_TURNS, City, assert_replayed
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
 # The SDK has no parameter for the temperature any more; the API has.
@@ -88,6 +88,21 @@ def test_keys(serve):
         sdk(server).messages.create(**ASKED)
     assert anthropic.Anthropic(base_url=server.url, api_key="the-key").messages.create(**ASKED).content
     assert anthropic.Anthropic(base_url=server.url, auth_token="the-key").messages.create(**ASKED).content
+
+
+def test_structured_output(api):
+    reply = api.messages.parse(model="cachalot-nano", messages=MESSAGES, max_tokens=300, output_format=City, **GREEDY)
+    assert isinstance(reply.parsed_output, City)
+
+
+def test_a_forced_call(api):
+    tools = [{"name": name, "input_schema": City.model_json_schema()} for name in ("look_up", "note")]
+    choice = {"type": "tool", "name": "note", "disable_parallel_tool_use": True}
+    reply = api.messages.create(**{**ASKED, "max_tokens": 300}, tools=tools, tool_choice=choice)
+    assert reply.stop_reason == "tool_use"
+    (call,) = [block for block in reply.content if block.type == "tool_use"]
+    assert call.name == "note"
+    City.model_validate(call.input)
 
 
 def test_tools_with_thinking(playback):

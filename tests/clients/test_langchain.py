@@ -4,7 +4,7 @@ import os
 
 import pytest
 from conftest import KEY
-from shared import ARGUMENTS, QUESTION, WEATHER_TURNS
+from shared import ARGUMENTS, QUESTION, WEATHER_TURNS, City
 
 os.environ["LANGSMITH_TRACING"] = "false"
 
@@ -50,6 +50,12 @@ def test_batch(nano):
     alone = [text_of(chat.invoke(question)) for question in (QUESTION, "Who are you?")]
     together = chat.batch([QUESTION, "Who are you?"] * 3)
     assert [text_of(message) for message in together] == alone * 3
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_structured_output(nano, responses, method):
+    chat = model(nano, "cachalot-nano", temperature=0, max_tokens=300, use_responses_api=responses)
+    assert isinstance(chat.with_structured_output(City, method=method).invoke(QUESTION), City)
 
 
 def test_completions(nano):

@@ -5,7 +5,7 @@ import json
 import openai
 import pytest
 from conftest import KEY
-from shared import ARGUMENTS, QUESTION, WEATHER, WEATHER_TURNS, assert_replayed
+from shared import ARGUMENTS, QUESTION, WEATHER, WEATHER_TURNS, City, assert_replayed
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
 GREEDY = {"model": "cachalot-nano", "temperature": 0}
@@ -169,16 +169,33 @@ def test_keys(serve):
     assert openai.OpenAI(base_url=f"{server.url}/v1", api_key="the-key", max_retries=0).models.list().data
 
 
-@pytest.mark.xfail(strict=True, raises=openai.BadRequestError, reason="the form of an answer is not enforced so far")
 def test_structured_output(api):
-    from pydantic import BaseModel
-
-    class City(BaseModel):
-        name: str
-        people: int
-
-    reply = api.chat.completions.parse(messages=MESSAGES, response_format=City, max_tokens=200, **GREEDY)
+    reply = api.chat.completions.parse(messages=MESSAGES, response_format=City, max_tokens=300, **GREEDY)
     assert isinstance(reply.choices[0].message.parsed, City)
+    reply = api.responses.parse(input=QUESTION, text_format=City, max_output_tokens=300, **GREEDY)
+    assert isinstance(reply.output_parsed, City)
+    reply = api.chat.completions.create(
+        messages=[{"role": "user", "content": f"{QUESTION} Answer in JSON."}],
+        response_format={"type": "json_object"},
+        max_tokens=300,
+        **GREEDY,
+    )
+    choice = reply.choices[0]
+    assert choice.finish_reason == "length" or isinstance(json.loads(choice.message.content), dict)
+    assert choice.message.content.lstrip().startswith("{")
+
+
+def test_forced_calls(api):
+    def tool(name):
+        return {"type": "function", "function": {"name": name, "parameters": City.model_json_schema()}}
+
+    asked = {"messages": MESSAGES, "tools": [tool("look_up"), tool("note")], "max_tokens": 300, "parallel_tool_calls": False}
+    for choice, names in [("required", ("look_up", "note")), ({"type": "function", "function": {"name": "note"}}, ("note",))]:
+        reply = api.chat.completions.create(tool_choice=choice, **asked, **GREEDY).choices[0]
+        assert reply.finish_reason == "tool_calls"
+        (call,) = reply.message.tool_calls
+        assert call.function.name in names
+        City.model_validate_json(call.function.arguments)
 
 
 def test_chat_tools(playback):
