@@ -491,7 +491,7 @@ mod tests {
                 "{error}"
             );
             let relaxed = prepare(&schema, "", Unsupported::Relax).expect("it is left out");
-            assert_eq!(relaxed.notes, [error.to_string()]);
+            assert_eq!(relaxed.notes.first(), Some(&error.to_string()));
         }
     }
 

@@ -29,7 +29,8 @@ pub(super) fn list(value: &Value, at: &str) -> Result<Value, ConstraintError> {
 /// A value of `const` or `enum`; its numbers must be exact.
 pub(super) fn literal(value: &Value, at: &str) -> Result<Value, ConstraintError> {
     match value {
-        Value::Number(number) if number.as_f64().is_none_or(|number| number.abs() > EXACT) => {
+        // The next number above rounds to this one.
+        Value::Number(number) if number.as_f64().is_none_or(|number| number.abs() >= EXACT) => {
             Err(ConstraintError::invalid(at, format!("{number} is not exact in every program; use a string")))
         }
         Value::Array(items) => {
