@@ -340,6 +340,9 @@ class World:
     SHORT = dict(fact=44, statement=4, unknown=4, sums=8, lists=8, needle=9, chat=9, image=14)
     LONG = dict(tool=12, long_needle=4, fact=60, statement=4, unknown=5, sums=12, lists=10, needle=8, chat=10, image=12)
 
+    # What must work without Engram: everything that is not known but read.
+    READ = dict(sums=30, lists=30, needle=25, chat=15)
+
     def sample(self, r, mix=None):
         mix = mix or self.SHORT
         return getattr(self, r.choices(list(mix), list(mix.values()))[0])(r)

@@ -100,6 +100,8 @@ class Run:
         mix = World.LONG if how["sparse"] else World.SHORT
         if not how["sparse"] and step % 8 == 2:  # long rows now and then, so that the last phase is not a shock
             T, mix = a.long, World.LONG
+        if step % 6 == 5:  # facts are Engram's; what stands in the text must do without
+            mix, how["no_memory"] = World.READ, True
         loss, index, label, tokens = self.loss(T, mix, **how)
         (loss + index + 0.3 * label).backward()
         decay = 1 if done < 0.6 else max(0.02, (1 - done) / 0.4)

@@ -366,6 +366,8 @@ impl RowSource for CheckpointRows {
                     && let Some(place) = state.caches[table].assign(*row, self.shared.parts(table))
                 {
                     state.stats.misses += 1;
+                    // A failure that nobody has waited for any more is not one of this read.
+                    state.failed.retain(|(other, failed, _)| *other != table || failed != row);
                     self.shared.list_reads(&mut state, table, place, &mut scratch.reads);
                 }
             }

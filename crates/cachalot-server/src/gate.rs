@@ -40,8 +40,12 @@ pub struct Keys(Vec<Box<[u8]>>);
 impl Keys {
     /// These keys; empty ones do not count.
     pub fn new<T: AsRef<str>>(keys: impl IntoIterator<Item = T>) -> Self {
-        let keys = keys.into_iter().map(|key| key.as_ref().trim().as_bytes().into());
-        Self(keys.filter(|key: &Box<[u8]>| !key.is_empty()).collect())
+        let mut kept = Vec::new();
+        for key in keys {
+            let key = key.as_ref().trim().as_bytes();
+            kept.extend((!key.is_empty()).then(|| key.into()));
+        }
+        Self(kept)
     }
 
     /// Whether any key will do.

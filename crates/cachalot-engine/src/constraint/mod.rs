@@ -226,7 +226,8 @@ fn compile_grammar(
         Ok(parser) => parser,
         Err(whole) => {
             let schemas = without_refused(vocabulary, &grammar.schemas, notes)?;
-            let problem = |problem| ConstraintError::Grammar { at: "grammar".to_owned(), problem };
+            let at = if grammar.foreign { "response_format" } else { "tools" };
+            let problem = |problem| ConstraintError::Grammar { at: at.to_owned(), problem };
             match schemas == grammar.schemas {
                 // No schema is to blame.
                 true => return Err(problem(whole)),

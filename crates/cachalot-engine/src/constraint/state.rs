@@ -4,11 +4,13 @@
 //! the one that was chosen. Free text costs nothing: only a block of calls must be opened in one way, and an output that
 //! owes an answer does not end.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::PoisonError;
 
 use cachalot_text::Tokenizer;
 use llguidance::TokenParser;
 use llguidance::api::StopReason;
+use llguidance::panic_utils::catch_unwind;
 
 use super::vocabulary::{Ids, plain};
 use super::{Compiled, Constraint, ConstraintError, Start};
@@ -26,7 +28,7 @@ enum Phase {
     /// An answer, in one of these grammars, which agree so far.
     Answer(Vec<Walk>),
     /// Inside a block of calls.
-    Block(Walk),
+    Block(Box<Walk>),
 }
 
 struct Walk {
@@ -54,7 +56,7 @@ impl Constrained {
 
     fn begin_block(&mut self) {
         if let Some(block) = &self.constraint.0.block {
-            self.phase = Phase::Block(Walk::new(block));
+            self.phase = Phase::Block(Box::new(Walk::new(block)));
         }
     }
 
@@ -77,7 +79,7 @@ impl Constrained {
                 return Ok(Allowed::AllBut(without));
             }
             Phase::Answer(walks) => walks.as_mut_slice(),
-            Phase::Block(walk) => std::slice::from_mut(walk),
+            Phase::Block(walk) => std::slice::from_mut(&mut **walk),
         };
         let mut only = vec![0u32; ids.added.len()];
         for walk in walks {
@@ -141,10 +143,10 @@ impl Walk {
             add_eos();
             return Ok(());
         }
-        let mask = match self.parser.compute_mask() {
+        let mask = match careful(|| self.parser.compute_mask()) {
             Ok(mask) => mask,
             Err(_) if self.parser.stop_reason() == StopReason::NoExtensionBias => return Ok(()),
-            Err(error) => return Err(ConstraintError::Step(plain(&error.to_string()))),
+            Err(error) => return Err(error),
         };
         if mask.is_allowed(ids.eos) {
             add_eos();
@@ -157,12 +159,24 @@ impl Walk {
 
     /// Takes a token if it fits.
     fn takes(&mut self, id: u32) -> Result<bool, ConstraintError> {
-        let step = |error: anyhow::Error| ConstraintError::Step(plain(&error.to_string()));
-        if self.parser.stopped() || !self.parser.validate_token(id).map_err(step)? {
+        let Self { parser, .. } = self;
+        if parser.stopped() || !careful(|| parser.validate_token(id))? {
             return Ok(false);
         }
-        self.parser.consume_token(id).map_err(step)?;
-        self.parser.check_stop().map_err(step)?;
+        let taken_back = careful(|| {
+            let taken_back = parser.consume_token(id)?;
+            parser.check_stop()?;
+            Ok(taken_back)
+        })?;
+        if taken_back > 0 {
+            return Err(ConstraintError::Step("stop= would take back what was said; use suffix=".to_owned()));
+        }
         Ok(true)
     }
+}
+
+/// Runs the library; a panic of it is an error, and the walk it happened in is not gone on with.
+fn careful<T>(work: impl FnOnce() -> anyhow::Result<T>) -> Result<T, ConstraintError> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    done.map_err(|error| ConstraintError::Step(plain(&error.to_string())))
 }

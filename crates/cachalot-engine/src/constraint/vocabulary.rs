@@ -2,10 +2,12 @@
 //!
 //! Owns the trie of all tokens and the tables made of it. Control tokens stand apart in it: no text leads to one.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use cachalot_text::Tokenizer;
 use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
+use llguidance::panic_utils::catch_unwind;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{ParserFactory, TokenParser};
 
@@ -64,9 +66,13 @@ impl Vocabulary {
                 }
             })
             .collect();
-        let trie = TokTrie::from(&TokRxInfo::new(size, tokenizer.markers().eos), &words);
-        let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-        let mut factory = ParserFactory::new_simple(&environment).map_err(|error| error.to_string())?;
+        // The trie asserts its limits.
+        let factory = catch_unwind(AssertUnwindSafe(|| {
+            let trie = TokTrie::from(&TokRxInfo::new(size, tokenizer.markers().eos), &words);
+            let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+            ParserFactory::new_simple(&environment)
+        }));
+        let mut factory = factory.map_err(|error| plain(&error.to_string()))?;
         factory.quiet();
         *factory.limits_mut() = limits.clone();
         Ok(Self { factory, ids: Arc::new(Ids::new(tokenizer)) })

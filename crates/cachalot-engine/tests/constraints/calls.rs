@@ -67,7 +67,11 @@ fn a_forced_call_is_made_and_fits_its_tool() {
                 assert_eq!((output.answer.as_str(), output.reasoning.as_str()), ("", ""));
             }
         }
-        assert!(several > 0, "several calls are possible");
+        // Random weights may take a while to think of it.
+        let conversation = with_tools(ToolChoice::Required);
+        let constraint = answerer.constraint(&conversation, StartState::Calls, None).expect("a constraint");
+        let mut more = (4..64).map(|seed| answerer.output(&conversation, StartState::Calls, constraint.clone(), seed));
+        assert!(several > 0 || more.any(|output| output.calls.len() > 1), "several calls are possible");
     }
 }
 

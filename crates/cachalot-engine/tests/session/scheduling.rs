@@ -8,6 +8,9 @@ use cachalot_engine::scheduler::{Job, JobError, JobEvent, Scheduler, SchedulerOp
 use cachalot_engine::session::{Finish, Flow, Outcome, Prefill, Request, Session};
 use cachalot_engine::{Engine, EngineOptions};
 use cachalot_storage::{Directory, Fault, FaultyFiles, Plan};
+use cachalot_text::Conversation;
+use cachalot_text::conversation::ResponseFormat;
+use cachalot_text::parser::StartState;
 
 use crate::{engine, generate, greedy, ids, options, repository};
 
@@ -65,6 +68,13 @@ fn an_answer_does_not_depend_on_what_else_runs() {
                 let mut request = greedy(3 + index, Prefill::Exact);
                 request.sampling.temperature = if index % 2 == 0 { 0.0 } else { 1.0 };
                 request.sampling.seed = index as u64;
+                if index % 3 == 0 {
+                    let response_format = ResponseFormat::JsonObject;
+                    let conversation = Conversation { response_format, ..Conversation::default() };
+                    let start = StartState::Answer { drop_newlines: true };
+                    let constraint = engine.constraints().for_conversation(&conversation, start, None);
+                    request.constraint = constraint.expect("a constraint");
+                }
                 (prompt, request)
             })
             .collect();

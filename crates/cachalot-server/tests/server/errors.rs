@@ -6,9 +6,14 @@ use serde_json::json;
 use crate::client::{Asked, post};
 use crate::playback::{family, lines, playing};
 
-/// By design otherwise: model names are ours, and tools that the vendor refuses are offered or dropped.
-const OTHERWISE: [(&str, u16); 3] =
-    [("unknown_model", 404), ("responses_custom_tool", 200), ("messages_server_tool", 200)];
+/// By design otherwise: model names are ours, tools that the vendor refuses are offered or dropped, and a call that must
+/// be made is forced after the reasoning.
+const OTHERWISE: [(&str, u16); 4] = [
+    ("unknown_model", 404),
+    ("responses_custom_tool", 200),
+    ("messages_server_tool", 200),
+    ("tool_choice_required_thinking", 200),
+];
 
 #[test]
 fn messages_are_the_vendors_word_for_word() {

@@ -8,15 +8,17 @@
 mod calls;
 mod error;
 mod finite;
+mod object;
 mod pattern;
 mod schema;
 mod text;
+mod values;
 
-pub use calls::{MAX_PARAMETERS, MAX_TOOLS};
+pub use calls::MAX_TOOLS;
 pub use error::ConstraintError;
-pub use schema::{
-    MAX_COUNT, MAX_DEFINITIONS, MAX_ENUM, MAX_PATTERNS, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, MAX_SUBSCHEMAS,
-};
+pub use object::MAX_PARAMETERS;
+pub use schema::{MAX_DEFINITIONS, MAX_PATTERNS, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, MAX_SUBSCHEMAS};
+pub use values::{MAX_COUNT, MAX_ENUM};
 
 use serde_json::{Value, json};
 
@@ -90,6 +92,9 @@ impl OutputConstraint {
         let (family, marker) = (tokenizer.family(), tokenizer.markers().dsml);
         let tools = on_offer(conversation);
         let calls = |opening, notes: &mut Vec<String>| calls::grammar(family, &tools, marker, opening, several, notes);
+        if start == StartState::Calls && tools.is_empty() {
+            return Err(ConstraintError::invalid("tools", "a call is required, but no tool is on offer yet"));
+        }
         if start == StartState::Calls {
             found.answer.push(calls(Opening::Inside, &mut found.notes)?);
             return Ok(Some(found));

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::error::ConstraintError;
 use super::finite;
 use super::pattern::{self, Format};
+use super::values;
 
 /// Longest schema, in bytes of JSON.
 pub const MAX_SCHEMA_BYTES: usize = 1 << 20;
@@ -23,12 +24,6 @@ pub const MAX_SCHEMA_DEPTH: usize = 48;
 pub const MAX_DEFINITIONS: usize = 4096;
 /// Most patterns and formats.
 pub const MAX_PATTERNS: usize = 1024;
-/// Most values of one `enum`.
-pub const MAX_ENUM: usize = 4096;
-/// Largest count of characters, items or properties.
-pub const MAX_COUNT: u64 = 100_000;
-/// Integers up to here are exact in every JSON library.
-const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// What happens to keywords that cannot be enforced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,17 +101,16 @@ impl<'v> Document<'v> {
         if !definitions.is_empty() {
             root.insert("$defs".to_owned(), definitions.into());
         }
-        let schema = Value::from(root);
+        let mut schema = Value::from(root);
         if !finite::has_value(&schema) {
             return Err(ConstraintError::invalid(
                 at,
                 "no value fits: what is required has none, or contains itself without end",
             ));
         }
-        let Value::Object(mut root) = schema else { unreachable!() };
         let relaxed = self.unsupported == Unsupported::Relax;
-        root.insert("x-guidance".to_owned(), guidance(walk.open_objects, relaxed));
-        Ok(Prepared { schema: root.into(), one_of: walk.one_of, notes: walk.notes })
+        schema["x-guidance"] = guidance(walk.open_objects, relaxed);
+        Ok(Prepared { schema, one_of: walk.one_of, notes: walk.notes })
     }
 }
 
@@ -128,7 +122,7 @@ impl<'v> Document<'v> {
 fn guidance(open_objects: bool, relaxed: bool) -> Value {
     let escapes = if open_objects { "nrbtf\\\"" } else { "nrbtf\\\"u" };
     json!({
-        "whitespace_pattern": "[ \\n\\r\\t]{1,40}",
+        "whitespace_pattern": "[ \\n\\r\\t]{1,64}",
         "json_allowed_escapes": escapes,
         "coerce_one_of": relaxed,
     })
@@ -233,14 +227,14 @@ impl<'v> Walk<'_, 'v> {
                 return Ok(());
             }
             "items" | "additionalProperties" => self.schema(value, at, depth + 1)?,
-            "const" => literal(value, at)?,
-            "enum" => self.list_of_values(value, at)?,
+            "const" => values::literal(value, at)?,
+            "enum" => values::list(value, at)?,
             "type" | "required" => value.clone(),
             "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf" => {
-                bound(keyword, value, at)?
+                values::bound(keyword, value, at)?
             }
             "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties" | "maxProperties" => {
-                match count(keyword, value, at)? {
+                match values::count(keyword, value, at)? {
                     Some(count) => count.into(),
                     None => return Ok(()),
                 }
@@ -248,12 +242,18 @@ impl<'v> Walk<'_, 'v> {
             "pattern" => {
                 let pattern = value.as_str().ok_or_else(|| ConstraintError::invalid(at, "must be a string"))?;
                 match pattern::whole(pattern) {
-                    Ok(expression) => return Ok(add_pattern(out, &expression)),
+                    Ok(expression) => {
+                        add_pattern(out, &expression);
+                        return Ok(());
+                    }
                     Err(problem) => return self.unsupported(keyword, at, &problem),
                 }
             }
             "format" => match value.as_str().map(pattern::format) {
-                Some(Format::Known(expression)) if may_be_text(fields) => return Ok(add_pattern(out, &expression)),
+                Some(Format::Known(expression)) if may_be_text(fields) => {
+                    add_pattern(out, &expression);
+                    return Ok(());
+                }
                 Some(Format::Unsupported) if may_be_text(fields) => {
                     return self.unsupported(keyword, at, &format!("{value} is not known; use a pattern"));
                 }
@@ -357,17 +357,6 @@ impl<'v> Walk<'_, 'v> {
         Ok(out.into())
     }
 
-    fn list_of_values(&mut self, value: &Value, at: &str) -> Result<Value, ConstraintError> {
-        let values = value.as_array().ok_or_else(|| ConstraintError::invalid(at, "must be a list of values"))?;
-        if values.is_empty() {
-            return Err(ConstraintError::invalid(at, "no value fits an empty list"));
-        }
-        if values.len() > MAX_ENUM {
-            return Err(too_large(at, "too many values", MAX_ENUM));
-        }
-        values.iter().map(|value| literal(value, at)).collect::<Result<Vec<_>, _>>().map(Value::from)
-    }
-
     /// What only the keywords of an object together say.
     fn check_object(&mut self, out: &mut Map<String, Value>, at: &str) -> Result<(), ConstraintError> {
         let size = |key: &str| out.get(key).and_then(Value::as_object).map_or(0, Map::len);
@@ -432,59 +421,9 @@ fn may_be_text(fields: &Map<String, Value>) -> bool {
     }
 }
 
-/// A value of `const` or `enum`; its numbers must be exact.
-fn literal(value: &Value, at: &str) -> Result<Value, ConstraintError> {
-    match value {
-        Value::Number(number) if number.as_f64().is_none_or(|number| number.abs() > EXACT) => {
-            Err(ConstraintError::invalid(at, format!("{number} is not exact in every program; use a string")))
-        }
-        Value::Array(items) => {
-            items.iter().map(|item| literal(item, at)).collect::<Result<Vec<_>, _>>().map(Value::from)
-        }
-        Value::Object(fields) => {
-            let fields = fields.iter().map(|(name, value)| Ok((name.clone(), literal(value, at)?)));
-            fields.collect::<Result<Map<_, _>, _>>().map(Value::from)
-        }
-        _ => Ok(value.clone()),
-    }
-}
-
-/// A bound of a number, drawn in to where numbers are exact.
-fn bound(keyword: &str, value: &Value, at: &str) -> Result<Value, ConstraintError> {
-    if value.is_boolean() && keyword.starts_with("exclusive") {
-        return Ok(value.clone());
-    }
-    let number = value.as_f64().ok_or_else(|| ConstraintError::invalid(at, "must be a number"))?;
-    if number.abs() <= EXACT {
-        return Ok(value.clone());
-    }
-    match (keyword, number > 0.0) {
-        ("minimum" | "exclusiveMinimum", false) | ("maximum" | "exclusiveMaximum", true) => {
-            Ok((EXACT.copysign(number) as i64).into())
-        }
-        _ => {
-            Err(ConstraintError::invalid(at, format!("{value} is beyond the numbers that are exact in every program")))
-        }
-    }
-}
-
-/// A count; none if it says nothing.
-fn count(keyword: &str, value: &Value, at: &str) -> Result<Option<u64>, ConstraintError> {
-    let whole = value.as_u64().or_else(|| {
-        let number = value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..=EXACT).contains(number));
-        number.map(|number| number as u64)
-    });
-    match whole {
-        None => Err(ConstraintError::invalid(at, "must be a number without a fraction, from 0 on")),
-        Some(0) if keyword.starts_with("min") => Ok(None),
-        Some(count) if count <= MAX_COUNT => Ok(Some(count)),
-        Some(_) if keyword.starts_with("max") => Ok(Some(MAX_COUNT)),
-        Some(count) => Err(too_large(at, &format!("it is {count}"), MAX_COUNT as usize)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::values::MAX_ENUM;
     use super::*;
 
     fn prepare(root: &Value, pointer: &str, unsupported: Unsupported) -> Result<Prepared, ConstraintError> {
@@ -552,7 +491,7 @@ mod tests {
                 "{error}"
             );
             let relaxed = prepare(&schema, "", Unsupported::Relax).expect("it is left out");
-            assert_eq!(relaxed.notes, [error.to_string()]);
+            assert_eq!(relaxed.notes.first(), Some(&error.to_string()));
         }
     }
 

@@ -214,12 +214,13 @@ fn of_text(keyword: &str, value: &Value) -> Kinds {
     let count = || value.as_f64().map_or(0, |count| count as u64);
     match keyword {
         "pattern" => text.expressions.extend(value.as_str().and_then(|pattern| pattern::whole(pattern).ok())),
-        "format" => match value.as_str().map(pattern::format) {
-            Some(Format::Known(expression)) => text.expressions.push(expression),
-            _ => {}
-        },
+        "format" => {
+            if let Some(Format::Known(expression)) = value.as_str().map(pattern::format) {
+                text.expressions.push(expression);
+            }
+        }
         "minLength" => text.least = count(),
-        _ => text.most = Some(count().min(super::schema::MAX_COUNT)),
+        _ => text.most = Some(count().min(super::values::MAX_COUNT)),
     }
     Kinds { texts: vec![text], others: true }
 }

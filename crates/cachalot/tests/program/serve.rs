@@ -11,14 +11,15 @@ fn start(command: &mut Command) -> (Child, String, BufReader<std::process::Child
     let mut child = command.spawn().expect("the program starts");
     let mut err = BufReader::new(child.stderr.take().expect("piped"));
     let mut line = String::new();
-    loop {
+    while !line.contains(" at http://") {
         line.clear();
-        assert_ne!(err.read_line(&mut line).expect("readable"), 0, "the server ends at once");
-        if let Some((_, rest)) = line.split_once(" at http://") {
-            let address = rest.split_whitespace().next().expect("an address").to_owned();
-            return (child, address, err);
+        if err.read_line(&mut line).expect("readable") == 0 {
+            panic!("the server ends at once: {:?}", child.wait());
         }
     }
+    let (_, rest) = line.split_once(" at http://").expect("just seen");
+    let address = rest.split_whitespace().next().expect("an address").to_owned();
+    (child, address, err)
 }
 
 fn ask(address: &str, path: &str, body: &str) -> String {
