@@ -2,12 +2,13 @@
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 
 class City(BaseModel):
     """So small that any answer ends within 1,000 tokens, white space included."""
 
+    model_config = ConfigDict(extra="forbid")
     name: Literal["Tokyo", "Paris", "Rome"]
     harbour: Literal["north", "south"] | None = None
     large: bool
