@@ -23,8 +23,11 @@ pub(crate) struct RowSlot {
     pub(crate) generation: u32,
     /// Parts that have been issued, one bit each.
     pub(crate) issued: u8,
-    /// Someone waits for it.
+    /// Someone has asked for it.
     pub(crate) demanded: bool,
+    /// Whoever began to read it waits for it: if it fails, that is told. A read that began before anybody waited, and
+    /// fails, is made again: the disk may have recovered.
+    pub(crate) told: bool,
     used: bool,
     /// Fetches that need it.
     pub(crate) pins: u32,
@@ -42,8 +45,16 @@ impl RowCache {
     /// Slots for rows of `size` bytes in `budget` bytes, at least `fewest`, at most `rows`.
     pub(crate) fn new(size: usize, budget: usize, fewest: usize, rows: u64) -> Self {
         let count = (budget / size.max(1)).max(fewest).min(usize::try_from(rows).unwrap_or(usize::MAX));
-        let empty =
-            RowSlot { row: 0, state: RowState::Empty, generation: 0, issued: 0, demanded: false, used: false, pins: 0 };
+        let empty = RowSlot {
+            row: 0,
+            state: RowState::Empty,
+            generation: 0,
+            issued: 0,
+            demanded: false,
+            told: false,
+            used: false,
+            pins: 0,
+        };
         let places = HashMap::with_capacity(count);
         Self { size, slots: vec![empty; count], bytes: vec![0; count * size], places, hand: 0 }
     }
@@ -82,7 +93,7 @@ impl RowCache {
             }
             let generation = slot.generation.wrapping_add(1);
             let state = RowState::Reading(parts);
-            *slot = RowSlot { row, state, generation, issued: 0, demanded: false, used: true, pins: 0 };
+            *slot = RowSlot { row, state, generation, issued: 0, demanded: false, told: false, used: true, pins: 0 };
             self.places.insert(row, place as u32);
             return Some(place);
         }

@@ -52,7 +52,7 @@ struct Shared {
 
 struct State {
     caches: Vec<RowCache>,
-    /// Rows that could not be read and that somebody waits for: table, row, why.
+    /// Rows that could not be read, for whoever began to read them and waits: table, row, why.
     failed: Vec<(usize, u64, CheckpointError)>,
     stats: RowStats,
     closed: bool,
@@ -222,6 +222,7 @@ impl Shared {
                     let Some(place) = state.caches[table].assign(row, self.parts(table)) else { break };
                     state.stats.misses += 1;
                     state.failed.retain(|(other, failed, _)| *other != table || *failed != row);
+                    state.caches[table].slot(place).told = true;
                     place
                 }
             };
@@ -263,7 +264,10 @@ impl Shared {
         state.stats.waited += start.elapsed();
         let (form, cache) = (&self.tables[table], &mut state.caches[table]);
         for (place, first, end) in &scratch.held {
-            cache.slot(*place).pins -= 1;
+            let slot = cache.slot(*place);
+            slot.pins -= 1;
+            // What is still on its way has nobody who waits for it.
+            slot.told &= matches!(outcome, Ok(true));
             if !matches!(outcome, Ok(true)) {
                 continue;
             }
@@ -317,7 +321,7 @@ impl Sink for Shared {
             Err(error) => {
                 // What else of the row is on its way finds the slot without it.
                 cache.clear(place);
-                if slot.demanded {
+                if slot.told {
                     failed.push((table, slot.row, error));
                 }
             }

@@ -320,6 +320,29 @@ fn rows_known_beforehand_are_read_once_and_kept_rows_not_again() {
     assert!(stats.waited > Duration::ZERO && source.capacity_bytes() <= 1 << 20);
 }
 
+/// Reads that began while the disk failed, and fail when it is well again, concern nobody who asks only now.
+#[test]
+fn a_row_that_fails_late_is_read_again() {
+    let (checkpoint, plan) = faulty();
+    let source = rows_of(&checkpoint);
+    plan.on_calls(0..u64::MAX, Fault::Delay(Duration::from_millis(150)));
+    plan.on_calls(0..u64::MAX, Fault::Eio);
+    let before = plan.calls();
+    source.prefetch(1, &[5, 6, 7]);
+    while plan.calls() < before + 6 {
+        std::thread::yield_now();
+    }
+    plan.clear();
+    source.fetch(1, &[5, 6, 7], &mut [0.0; 3 * 32]).expect("the disk is well again");
+    // One that fails for whoever waits is told all the same, once and for all of its readers.
+    plan.on_calls(0..u64::MAX, Fault::Eio);
+    for _ in 0..2 {
+        source.fetch(1, &[5, 8, 9], &mut [0.0; 3 * 32]).expect_err("the disk fails");
+    }
+    plan.clear();
+    source.fetch(1, &[5, 8, 9], &mut [0.0; 3 * 32]).expect("the disk is well again");
+}
+
 #[test]
 fn a_row_that_failed_while_it_was_only_expected_is_read_again() {
     let (checkpoint, plan) = faulty();
