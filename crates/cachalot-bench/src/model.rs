@@ -103,6 +103,8 @@ pub struct Window {
     pub disk_gb_per_s: Option<f64>,
     /// Bytes of experts and layers that were used and had to be read, per token.
     pub disk_bytes_per_token: u64,
+    /// What the disk gave while it was busy in the window, wrong guesses included, GB/s.
+    pub disk_busy_gb_per_s: Option<f64>,
     /// Share of the window in which the disk had nothing to do.
     pub disk_idle: f64,
     /// Share of the window in which the model waited for experts.
@@ -352,6 +354,7 @@ impl<'a> Run<'a> {
             memory_gb_per_s: machine.read,
             disk_gb_per_s: disk.filter(|_| streamed).map(|rate| rate / 1e9),
             disk_bytes_per_token: read / tokens as u64,
+            disk_busy_gb_per_s: streamed.then(|| during.disk.bytes as f64 / 1e9 / during.disk.busy.as_secs_f64()),
             disk_idle: (1.0 - share_of_time(during.disk.busy)).max(0.0),
             expert_wait: share_of_time(experts.waited),
             layer_wait: share_of_time(during.layers.waited),

@@ -13,12 +13,26 @@ pub(crate) struct Load {
     /// one bit for each piece that has been issued, or must not be any more. One word: both are decided at once.
     claimed: AtomicU64,
     key: AtomicU32,
+    slot: AtomicU32,
     /// Pieces that have not arrived.
     missing: AtomicU32,
     /// Someone waits for it.
     pub(crate) demanded: AtomicBool,
+    /// Nobody wants it any more, and part of it has not been read.
+    abandoned: AtomicBool,
     matrices: [Mutex<Matrix>; 3],
     error: Mutex<Option<ExpertError>>,
+}
+
+/// What became of a load that is not wanted any more; with the pieces, a bit each, that will not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Abandoned {
+    /// All of it is on its way: it ends as if it were wanted.
+    TooLate,
+    /// Some pieces are on their way; the last of them ends it.
+    Ending(u64),
+    /// Nothing is on its way.
+    Ended(u64),
 }
 
 /// All pieces claimed.
@@ -52,21 +66,26 @@ impl Load {
         Self {
             claimed: AtomicU64::new(ALL),
             key: AtomicU32::new(0),
+            slot: AtomicU32::new(0),
             missing: AtomicU32::new(0),
             demanded: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             matrices,
             error: Mutex::default(),
         }
     }
 
-    /// Begins to read expert `key` in `pieces` pieces into the matrices of `expert`; returns the generation.
-    pub(crate) fn begin(&self, key: u32, pieces: usize, demanded: bool, expert: &mut Expert) -> u32 {
+    /// Begins to read expert `key` in `pieces` pieces into the matrices of `expert`, which lies in `slot`; returns the
+    /// generation.
+    pub(crate) fn begin(&self, key: u32, slot: u32, pieces: usize, demanded: bool, expert: &mut Expert) -> u32 {
         let parts = [&mut expert.w1, &mut expert.w3, &mut expert.w2];
         for (mine, theirs) in self.matrices.iter().zip(parts) {
             *lock(mine) = std::mem::replace(theirs, Matrix::empty());
         }
         *lock(&self.error) = None;
         self.key.store(key, Ordering::SeqCst);
+        self.slot.store(slot, Ordering::SeqCst);
+        self.abandoned.store(false, Ordering::SeqCst);
         self.missing.store(pieces as u32, Ordering::SeqCst);
         self.demanded.store(demanded, Ordering::SeqCst);
         let generation = self.generation().wrapping_add(1);
@@ -76,6 +95,14 @@ impl Load {
 
     pub(crate) fn key(&self) -> u32 {
         self.key.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn slot(&self) -> u32 {
+        self.slot.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::SeqCst)
     }
 
     pub(crate) fn generation(&self) -> u32 {
@@ -97,10 +124,21 @@ impl Load {
         self.claimed.load(Ordering::SeqCst) >> piece & 1 == 0
     }
 
-    /// Gives the load up if none of it has been issued; true if so.
-    pub(crate) fn drop_unissued(&self) -> bool {
-        let drop = |claimed: u64| (claimed & ALL == 0).then_some(claimed | ALL);
-        self.claimed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, drop).is_ok()
+    /// Gives up the pieces, of `pieces`, that have not been issued. The load ends when the others have arrived.
+    pub(crate) fn abandon(&self, pieces: usize) -> Abandoned {
+        let all = |claimed: u64| Some(claimed | ALL);
+        let claimed = self.claimed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, all).unwrap_or_else(|same| same);
+        let unissued = (0..pieces).filter(|piece| claimed >> piece & 1 == 0).count() as u32;
+        if unissued == 0 {
+            return Abandoned::TooLate;
+        }
+        self.abandoned.store(true, Ordering::SeqCst);
+        let open = ((1u64 << pieces) - 1) & !claimed;
+        if self.missing.fetch_sub(unissued, Ordering::SeqCst) == unissued {
+            Abandoned::Ended(open)
+        } else {
+            Abandoned::Ending(open)
+        }
     }
 
     pub(crate) fn with_matrix<T>(&self, matrix: usize, work: impl FnOnce(&mut Matrix) -> T) -> T {
@@ -138,18 +176,34 @@ mod tests {
     #[test]
     fn every_piece_is_claimed_once_and_stale_tokens_never() {
         let (load, mut expert) = (Load::new(), blank());
-        let generation = load.begin(7, 2, false, &mut expert);
+        let generation = load.begin(7, 5, 2, false, &mut expert);
         let token = |generation, piece| Token { generation, load: 3, piece };
         assert_eq!(Token::unpack(token(9, 5).pack()), token(9, 5));
         assert!(load.is_waiting(1) && load.claim(token(generation, 1)));
         assert!(!load.is_waiting(1) && !load.claim(token(generation, 1)));
-        assert!(!load.drop_unissued(), "one piece is on its way");
         assert!(load.claim(token(generation, 0)));
+        assert_eq!(load.abandon(2), Abandoned::TooLate);
         assert!(!load.piece_done() && load.piece_done());
         load.end(&mut expert).expect("no error");
-        let next = load.begin(8, 2, true, &mut expert);
+        let next = load.begin(8, 5, 2, true, &mut expert);
+        assert!(!load.claim(token(generation, 0)) && load.claim(token(next, 0)));
+    }
+
+    #[test]
+    fn what_is_abandoned_ends_with_its_last_piece_on_the_way() {
+        let (load, mut expert) = (Load::new(), blank());
+        let token = |generation, piece| Token { generation, load: 3, piece };
+        let generation = load.begin(7, 5, 3, false, &mut expert);
+        assert_eq!(load.abandon(3), Abandoned::Ended(0b111));
         assert!(!load.claim(token(generation, 0)));
-        assert!(load.drop_unissued());
-        assert!(!load.claim(token(next, 0)));
+        load.end(&mut expert).expect("no error");
+        let generation = load.begin(7, 5, 3, false, &mut expert);
+        assert!(load.claim(token(generation, 1)));
+        assert_eq!((load.abandon(3), load.is_abandoned()), (Abandoned::Ending(0b101), true));
+        assert!(!load.claim(token(generation, 0)) && load.piece_done());
+        load.end(&mut expert).expect("no error");
+        let generation = load.begin(7, 5, 3, false, &mut expert);
+        assert!(load.claim(token(generation, 1)) && !load.piece_done() && !load.is_abandoned());
+        assert_eq!(load.abandon(3), Abandoned::Ended(0b101), "what was on its way has arrived");
     }
 }

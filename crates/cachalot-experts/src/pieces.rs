@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use cachalot_checkpoint::{BadCode, Checkpoint, CheckpointError, TensorInfo};
 use cachalot_kernels::{Format, Matrix};
-use cachalot_storage::Storage;
+use cachalot_storage::{ALIGNMENT, Storage};
 use smallvec::SmallVec;
 
-/// Ranges longer than this are read in pieces of about this size: disks are no faster with more.
-pub(crate) const PIECE_BYTES: usize = 4 << 20;
+/// Ranges longer than this are read in pieces of about this size: disks are no faster with more. With the pages at both
+/// ends that a range begins and ends in, a piece fills whole huge pages.
+pub(crate) const PIECE_BYTES: usize = (4 << 20) - 2 * ALIGNMENT;
 /// Rows that a matrix takes over at once.
 pub(crate) const ROWS: usize = 16;
 

@@ -138,7 +138,7 @@ impl Residency {
     /// A slot for another key: an empty one, or the least worth keeping of those that `may_go` lets go. Slots that are
     /// needed go last, and only if `urgent`.
     pub fn displace(&self, urgent: bool, may_go: impl Fn(u32) -> bool) -> Option<u32> {
-        if let Some(free) = self.free.last() {
+        if let Some(free) = self.free.iter().rev().find(|slot| may_go(**slot)) {
             return Some(*free);
         }
         let mut best: Option<(bool, (f64, u64), u32)> = None;

@@ -18,7 +18,8 @@ use cachalot_storage::{Priority, Read, Reader, Sink, StorageError, Target};
 use crate::delivery::{Certainty, Delivery, Interrupt, Place, Wanted};
 use crate::guard::Guard;
 use crate::layout::Layout;
-use crate::load::{Load, Token};
+use crate::load::{Abandoned, Load, Token};
+use crate::pieces::Piece;
 use crate::policy::{Policy, Residency};
 use crate::stats::ExpertStats;
 use crate::trace::{Event, Trace};
@@ -290,7 +291,7 @@ impl Drop for StreamedExperts {
         state.closed = true;
         state.planned.clear();
         for load in &self.shared.loads {
-            load.drop_unissued();
+            load.abandon(self.shared.layout.pieces(load.key()).len());
         }
     }
 }
@@ -353,7 +354,7 @@ impl Shared {
         let entry = &mut state.slots[slot as usize];
         let Some(expert) = Arc::get_mut(&mut entry.expert) else { return false };
         let pieces = self.layout.pieces(key);
-        let generation = self.loads[load].begin(key, pieces.len(), expected.is_none(), expert);
+        let generation = self.loads[load].begin(key, slot, pieces.len(), expected.is_none(), expert);
         entry.load = Some(load);
         entry.expected = expected.flatten();
         state.residency.assign(slot, key);
@@ -421,20 +422,33 @@ impl Shared {
                 continue;
             }
             if let Some(load) = state.slots[slot].load {
-                if self.loads[load].drop_unissued() {
-                    state.slots[slot].expected = None;
-                    state.stats.prefetch.dropped += 1;
-                    state.stats.prefetch.issued -= 1;
-                    state.stats.prefetch_bytes -= self.layout.record_bytes() as u64;
-                    self.end_load(state, slot as u32, load);
-                    state.vacate(slot as u32);
-                }
+                self.abandon(state, slot as u32, load);
             } else if expected == Certainty::Guess {
                 // A wrong guess is an expert like any other from now on.
                 state.slots[slot].expected = None;
                 state.stats.prefetch.wasted += 1;
             }
         }
+    }
+
+    /// Reads no more of a load that turned out useless; its slot is empty from now on.
+    fn abandon(&self, state: &mut State, slot: u32, load: usize) {
+        let Some(key) = state.residency.key(slot) else { return };
+        let pieces = self.layout.pieces(key);
+        let outcome = self.loads[load].abandon(pieces.len());
+        let (Abandoned::Ended(open) | Abandoned::Ending(open)) = outcome else { return };
+        let unread = |(number, piece): (usize, &Piece)| if open >> number & 1 == 1 { piece.bytes as u64 } else { 0 };
+        let unread: u64 = pieces.iter().enumerate().map(unread).sum();
+        state.stats.prefetch_bytes -= unread;
+        if unread == self.layout.record_bytes() as u64 {
+            state.slots[slot as usize].expected = None;
+            state.stats.prefetch.dropped += 1;
+            state.stats.prefetch.issued -= 1;
+        }
+        if matches!(outcome, Abandoned::Ended(_)) {
+            self.end_load(state, slot, load);
+        }
+        state.vacate(slot);
     }
 
     /// Takes a load's matrices back.
@@ -572,8 +586,9 @@ impl Sink for Shared {
         }
         let mut state = self.lock();
         let state = &mut *state;
-        let Some(slot) = state.residency.find(key) else { return };
-        if let Some(error) = self.end_load(state, slot, token.load) {
+        let (slot, abandoned) = (load.slot(), load.is_abandoned());
+        let outcome = self.end_load(state, slot, token.load);
+        if let Some(error) = outcome.filter(|_| !abandoned) {
             state.slots[slot as usize].expected = None;
             state.vacate(slot);
             if load.demanded.load(Ordering::SeqCst) {

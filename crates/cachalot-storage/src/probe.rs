@@ -19,6 +19,11 @@ const DEPTH: usize = 8;
 const DEPTHS: [usize; 2] = [4, 16];
 /// What the system's cache must be faster by to be used: its pages are not ours, and go when others want them.
 const CACHE_MUST_WIN_BY: f64 = 1.25;
+/// What io_uring must be faster by to be used: with threads, those that unpack what has arrived keep nobody from reading,
+/// and small reads find a thread of their own.
+const URING_MUST_WIN_BY: f64 = 1.15;
+/// What another depth must be faster by: what is asked for next waits behind all that is in flight.
+const DEPTH_MUST_WIN_BY: f64 = 1.1;
 /// Reads queued for one turn, at most; a turn ends by time.
 const MOST_READS: usize = 4096;
 
@@ -139,8 +144,14 @@ pub fn measure(
 
 fn choose(tried: &[Tried]) -> Option<Tried> {
     let worth = |tried: &Tried| {
-        let rate = tried.bytes_per_second.unwrap_or(0.0);
-        if tried.method.direct { rate * CACHE_MUST_WIN_BY } else { rate }
+        let Method { interface, direct, depth } = tried.method;
+        let odds = [
+            (direct, CACHE_MUST_WIN_BY),
+            (interface == Interface::Pread, URING_MUST_WIN_BY),
+            (depth == DEPTH, DEPTH_MUST_WIN_BY),
+        ];
+        let odds: f64 = odds.iter().filter(|(given, _)| *given).map(|(_, odds)| odds).product();
+        tried.bytes_per_second.unwrap_or(0.0) * odds
     };
     let measured = tried.iter().filter(|tried| tried.bytes_per_second.is_some());
     measured.max_by(|a, b| worth(a).total_cmp(&worth(b))).cloned()

@@ -87,8 +87,7 @@ impl Reader {
     fn start(&self, lane: &Arc<Lane>, device: u64) -> io::Result<()> {
         let Method { interface, direct, depth } = self.method;
         let depth = depth.max(1);
-        // The range may begin and end inside a page.
-        let buffer = || AlignedBuffer::new(self.largest + 2 * ALIGNMENT).ok_or(io::ErrorKind::OutOfMemory);
+        let buffer = || AlignedBuffer::new(buffer_length(self.largest)).ok_or(io::ErrorKind::OutOfMemory);
         #[cfg(target_os = "linux")]
         if interface == Interface::IoUring && device != 0 {
             for ring in 0..RINGS.min(depth) {
@@ -123,7 +122,12 @@ impl Reader {
     pub fn buffer_bytes(&self) -> usize {
         let depth = self.method.depth.max(1);
         let buffers = if self.method.interface == Interface::Pread { depth + depth.div_ceil(2) } else { depth };
-        self.lanes.len() * buffers * (self.largest + 2 * ALIGNMENT)
+        self.lanes.len() * buffers * Self::buffer_bytes_for(self.largest)
+    }
+
+    /// Bytes of one buffer of a reader of ranges of at most `largest` bytes.
+    pub fn buffer_bytes_for(largest: usize) -> usize {
+        AlignedBuffer::bytes_for(buffer_length(largest)).unwrap_or(usize::MAX)
     }
 
     /// Queues a read; `sink` hears of it.
@@ -146,6 +150,11 @@ impl Reader {
             busy: sum.busy.max(lane.busy),
         })
     }
+}
+
+/// A range may begin and end inside a page.
+fn buffer_length(largest: usize) -> usize {
+    largest + 2 * ALIGNMENT
 }
 
 impl Drop for Reader {

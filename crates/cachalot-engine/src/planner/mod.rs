@@ -7,7 +7,7 @@ pub mod units;
 
 use cachalot_checkpoint::{Architecture, Checkpoint, CheckpointError, Inspection};
 use cachalot_experts::{ExpertLayout, FEWEST_SLOTS, LayerLayout};
-use cachalot_storage::ALIGNMENT;
+use cachalot_storage::Reader;
 
 pub use available::Available;
 pub use forecast::{Bound, Forecast, Late, PROMPTS, PromptTime, Rates};
@@ -32,7 +32,7 @@ pub fn sizes<'a>(
     layers: &LayerLayout,
 ) -> Result<Sizes<'a>, CheckpointError> {
     let (expert, architecture) = (layout.slot_bytes()? as u64, checkpoint.architecture());
-    let read = layout.largest_read().max(layers.largest_read()).max(ROW_BYTES) + 2 * ALIGNMENT;
+    let read = Reader::buffer_bytes_for(layout.largest_read().max(layers.largest_read()).max(ROW_BYTES));
     let reads = READS * devices(checkpoint).len().max(1) as u64;
     Ok(Sizes {
         architecture,

@@ -31,9 +31,11 @@ impl Model {
         self.trunk.check(segments)?;
         self.check_owed(reach, segments)?;
         self.begin(work, segments);
-        self.expect_rows(work, segments);
-        let outcome =
-            self.embed(work, segments).and_then(|()| self.run_layers(reach, work, segments, trace.as_deref_mut()));
+        // The embedding is waited for here and now, table rows only in later layers.
+        let outcome = self.embed(work, segments).and_then(|()| {
+            self.expect_rows(work, segments);
+            self.run_layers(reach, work, segments, trace.as_deref_mut())
+        });
         if let Err(error) = outcome {
             self.trunk.undo(segments);
             return Err(error);
