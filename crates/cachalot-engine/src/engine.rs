@@ -4,8 +4,8 @@
 //! [`Session`](crate::session::Session) does. Spec sections 2 and 3.10 (a); protocol.md section 1.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use cachalot_checkpoint::deepseek_v4::Draft;
 use cachalot_checkpoint::{Abilities, Architecture, Checkpoint, CheckpointError, Inspection};
@@ -28,6 +28,7 @@ use crate::identity;
 use crate::planner::units::tokens;
 use crate::planner::{Available, Forecast, Late, MemoryPlan, MemoryRequest, PlanError, Rates, sizes};
 use crate::prefixes::PrefixStore;
+use crate::pressure::PressureWatch;
 use crate::stats::Stats;
 
 /// The tokenizer's file.
@@ -35,9 +36,6 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// Memory that other programs find free, in bytes; experts are given up when it becomes less.
 pub const DEFAULT_MEMORY_FLOOR: u64 = 384 << 20;
-/// How often the machine's memory is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 /// Rows of Engram tables and of the embedding kept in memory, in bytes: those of a prefill step, and the frequent ones.
 pub const ROW_CACHE_BYTES: usize = 64 << 20;
 
@@ -64,7 +62,7 @@ pub struct EngineOptions {
     pub interrupt: Interrupt,
     /// Directory in which it is remembered which experts were worth keeping; nothing is remembered if absent.
     pub cache_directory: Option<PathBuf>,
-    /// When the machine has less memory than this left, experts are given up.
+    /// When the machine has less memory than this left, experts are given up; 0 never looks.
     pub memory_floor: u64,
     /// States of prompts and answers kept on the disk; none if absent.
     pub keep: Option<KeepOptions>,
@@ -175,9 +173,8 @@ pub struct Engine {
     notes: Vec<String>,
     interrupt: Interrupt,
     hot: Option<HotList>,
-    memory_floor: u64,
     store: Option<Arc<PrefixStore>>,
-    looked: Mutex<Instant>,
+    _pressure: Option<PressureWatch>,
     checkpoint: Arc<Checkpoint>,
     inspection: Inspection,
     plan: MemoryPlan,
@@ -260,6 +257,8 @@ impl Engine {
         if let Some(hot) = &hot {
             experts.warm(&hot.read());
         }
+        // Without a thread there is no watch, and nothing else is lost.
+        let pressure = PressureWatch::start(&experts, options.memory_floor).ok().flatten();
         let store = options.keep.as_ref().and_then(|keep| {
             let identity = state_identity(&checkpoint, options)
                 .map_err(|error| notes.push(format!("no states are kept on the disk: {error}")))
@@ -284,8 +283,7 @@ impl Engine {
             notes,
             interrupt: options.interrupt.clone(),
             hot,
-            memory_floor: options.memory_floor,
-            looked: Mutex::new(Instant::now()),
+            _pressure: pressure,
             checkpoint: Arc::clone(&checkpoint),
             inspection,
             plan,
@@ -445,20 +443,6 @@ impl Engine {
         match &self.hot {
             Some(hot) => hot.write(&self.experts.hottest()),
             None => Ok(()),
-        }
-    }
-
-    /// Gives experts up if the machine has become short of memory; looks at most once a second.
-    pub(crate) fn relieve(&self) {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.elapsed() < LOOK_EVERY {
-            return;
-        }
-        *looked = Instant::now();
-        if let Some(Available { bytes, .. }) = Available::now().filter(|available| available.bytes < self.memory_floor)
-        {
-            // Half as much again, so that not every second brings another few.
-            self.experts.shrink(self.memory_floor.saturating_add(self.memory_floor / 2) - bytes);
         }
     }
 

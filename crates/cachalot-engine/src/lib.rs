@@ -14,6 +14,7 @@ pub mod hot;
 mod identity;
 pub mod planner;
 pub mod prefixes;
+mod pressure;
 pub mod sampling;
 pub mod scheduler;
 pub mod session;

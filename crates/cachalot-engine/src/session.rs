@@ -243,7 +243,6 @@ impl Session {
             return Ok(());
         }
         loop {
-            engine.relieve();
             generation.expect(engine, &mut self.work);
             let mut segments = [generation.segment(engine.prefill_chunk())];
             let count = segments[0].tokens.len();

@@ -20,7 +20,8 @@ const MODELS: [(&str, Range<usize>); 2] = [("v41-tiny", 40..60), ("v4-tiny", 130
 
 fn open(name: &str, memory: MemoryRequest) -> Arc<Engine> {
     let directory = Directory::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name));
-    let options = EngineOptions { threads: Some(2), memory, ..EngineOptions::default() };
+    // The watch over the machine's memory allocates, on a thread of its own.
+    let options = EngineOptions { threads: Some(2), memory, memory_floor: 0, ..EngineOptions::default() };
     Arc::new(Engine::open(Arc::new(directory), &options, &mut |_| ()).expect("a model"))
 }
 

@@ -173,6 +173,53 @@ impl Layout {
     }
 }
 
+/// Where experts lie: what has to be known before a reader for them can be made.
+pub struct ExpertLayout(pub(crate) Layout);
+
+impl ExpertLayout {
+    /// Finds experts `0..experts` of layers `0..layers`, named `layers.L.ffn.experts.E`.
+    ///
+    /// # Errors
+    /// If one is missing or has another form than the others.
+    pub fn new(checkpoint: Arc<Checkpoint>, layers: usize, experts: usize) -> Result<Self, CheckpointError> {
+        Layout::new(checkpoint, layers, experts).map(Self)
+    }
+
+    /// Bytes of one expert in the files.
+    pub fn record_bytes(&self) -> usize {
+        self.0.record_bytes()
+    }
+
+    /// Bytes of one expert in memory.
+    ///
+    /// # Errors
+    /// If there is not the memory for one.
+    pub fn slot_bytes(&self) -> Result<usize, CheckpointError> {
+        Ok(self.0.blank()?.bytes())
+    }
+
+    /// Longest read.
+    pub fn largest_read(&self) -> usize {
+        self.0.largest_read()
+    }
+
+    /// Number of experts of all layers.
+    pub fn count(&self) -> usize {
+        let (layers, experts) = self.0.size();
+        layers * experts
+    }
+
+    /// Reads that fetch the given expert.
+    pub fn reads(&self, layer: usize, expert: u32) -> usize {
+        self.0.pieces(self.0.key(layer, expert)).len()
+    }
+
+    /// Where experts lie, for a probe of the disk.
+    pub fn targets(&self) -> Vec<Target> {
+        self.0.targets()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

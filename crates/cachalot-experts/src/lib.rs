@@ -24,10 +24,11 @@ pub mod trace;
 pub use delivery::{Certainty, Delivery, Interrupt, Wanted};
 pub use error::{ExpertError, LayerError, RowError};
 pub use layers::{LAYER_BUFFERS, LayerLayout, LayerSource, Matrices, StreamedSet};
+pub use layout::ExpertLayout;
 pub use policy::{Policy, Residency};
 pub use rows::{CheckpointRows, RowStats};
 pub use stats::{ExpertStats, LayerStats, PrefetchStats};
-pub use streamed::{ExpertLayout, FEWEST_SLOTS, StreamOptions, StreamedExperts};
+pub use streamed::{FEWEST_SLOTS, StreamOptions, StreamedExperts};
 pub use streamed_layers::StreamedLayers;
 
 use cachalot_kernels::Matrix;

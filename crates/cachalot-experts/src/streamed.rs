@@ -12,12 +12,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use cachalot_checkpoint::{Checkpoint, CheckpointError};
+use cachalot_checkpoint::CheckpointError;
 use cachalot_storage::{Priority, Read, Reader, Sink, StorageError, Target};
 
 use crate::delivery::{Certainty, Delivery, Interrupt, Place, Wanted};
 use crate::guard::Guard;
-use crate::layout::Layout;
+use crate::layout::{ExpertLayout, Layout};
 use crate::load::{Abandoned, Load, Token};
 use crate::pieces::Piece;
 use crate::policy::{Policy, Residency};
@@ -35,53 +35,6 @@ const RESERVED: usize = 16;
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Most uses recorded in a trace.
 const MOST_EVENTS: usize = 1 << 22;
-
-/// Where experts lie: what has to be known before a reader for them can be made.
-pub struct ExpertLayout(Layout);
-
-impl ExpertLayout {
-    /// Finds experts `0..experts` of layers `0..layers`, named `layers.L.ffn.experts.E`.
-    ///
-    /// # Errors
-    /// If one is missing or has another form than the others.
-    pub fn new(checkpoint: Arc<Checkpoint>, layers: usize, experts: usize) -> Result<Self, CheckpointError> {
-        Layout::new(checkpoint, layers, experts).map(Self)
-    }
-
-    /// Bytes of one expert in the files.
-    pub fn record_bytes(&self) -> usize {
-        self.0.record_bytes()
-    }
-
-    /// Bytes of one expert in memory.
-    ///
-    /// # Errors
-    /// If there is not the memory for one.
-    pub fn slot_bytes(&self) -> Result<usize, CheckpointError> {
-        Ok(self.0.blank()?.bytes())
-    }
-
-    /// Longest read.
-    pub fn largest_read(&self) -> usize {
-        self.0.largest_read()
-    }
-
-    /// Number of experts of all layers.
-    pub fn count(&self) -> usize {
-        let (layers, experts) = self.0.size();
-        layers * experts
-    }
-
-    /// Reads that fetch the given expert.
-    pub fn reads(&self, layer: usize, expert: u32) -> usize {
-        self.0.pieces(self.0.key(layer, expert)).len()
-    }
-
-    /// Where experts lie, for a probe of the disk.
-    pub fn targets(&self) -> Vec<Target> {
-        self.0.targets()
-    }
-}
 
 /// How a [`StreamedExperts`] works.
 #[derive(Clone, Debug)]
@@ -201,6 +154,12 @@ impl StreamedExperts {
         stats.prefetch.set_verdict(state.guard.verdict());
         stats.kept_bytes = stats.kept as u64 * stats.slot_bytes;
         stats
+    }
+
+    /// Bytes of the slots that hold nothing: memory that will be taken, but mostly has not been.
+    pub fn unfilled_bytes(&self) -> u64 {
+        let stats = self.shared.lock().stats;
+        stats.slots.saturating_sub(stats.kept) as u64 * stats.slot_bytes
     }
 
     /// Where experts lie, for a measurement of the disk.

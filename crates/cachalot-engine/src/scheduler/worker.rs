@@ -187,7 +187,6 @@ impl Worker<'_> {
     fn step(&mut self) {
         self.end_overdue();
         let engine = &*self.shared.engine;
-        engine.relieve();
         let mut running: Vec<&mut Running> = self.running.iter_mut().filter(|running| running.end.is_none()).collect();
         let waiting: Vec<usize> = running.iter().map(|running| running.generation.waiting()).collect();
         let answers = waiting.iter().filter(|waiting| **waiting == 0).count();

@@ -150,11 +150,16 @@ fn a_shard_that_is_cut_or_written_to_never_gives_a_wrong_token() {
 fn when_memory_runs_short_experts_are_given_up() {
     let engine = open(fixture("v41-tiny"), &EngineOptions { memory_floor: u64::MAX, ..options() });
     let mut session = Session::new(Arc::clone(&engine));
-    let before = engine.stats().experts;
-    assert!(before.slots > FEWEST_SLOTS);
-    std::thread::sleep(Duration::from_millis(1100));
     generate(&mut session, &ids(20, 0), &greedy(2, Prefill::Exact));
-    assert_eq!(engine.stats().experts.slots, FEWEST_SLOTS);
+    // Without anybody asking: a server may be idle while another program starts.
+    let start = Instant::now();
+    while engine.stats().experts.slots > FEWEST_SLOTS {
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", engine.stats().experts);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let (tokens, _) = generate(&mut session, &ids(20, 1), &greedy(2, Prefill::Exact));
+    let plenty = open(fixture("v41-tiny"), &options());
+    assert_eq!(tokens, generate(&mut Session::new(plenty), &ids(20, 1), &greedy(2, Prefill::Exact)).0);
 }
 
 #[test]
