@@ -120,6 +120,7 @@ fn engine_request(
         max_tokens: output_limit(requested, default, prompt, app.card.context)?,
         prefill: Prefill::Exact,
         top_logprobs: sampling.logprobs.then(|| sampling.top_logprobs.unwrap_or(0).into()),
+        prompt_logprobs: None,
         constraint,
     })
 }
@@ -282,6 +283,7 @@ pub fn submit(
         parser,
         one_call,
         keep_sampled,
+        scores: request.prompt_logprobs.is_some(),
         unread: app.options.limits.unread_events,
         metrics: Arc::clone(&app.metrics),
     });

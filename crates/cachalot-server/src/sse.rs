@@ -155,7 +155,7 @@ impl<N: Narrator> Telling<N> {
             self.narrator.start(&self.answer, out);
         }
         match step {
-            Step::Started => {}
+            Step::Started | Step::Scored => {}
             Step::Pieces(pieces) => {
                 for piece in pieces {
                     self.narrator.piece(&self.answer, piece, out);

@@ -281,7 +281,8 @@ fn the_server_tells_what_it_is_doing() {
     for field in ["model", "context", "running", "waiting", "tokens_per_second", "prefill_tokens_per_second"] {
         assert!(!status[field].is_null(), "{field}: {status}");
     }
-    for field in ["expert_hit_rate", "disk_bytes_per_second", "prefix_tokens_kept"] {
+    assert_eq!(status["prefix_tokens_kept"], 900);
+    for field in ["expert_hit_rate", "disk_bytes_per_second"] {
         assert_eq!(status.get(field), Some(&Value::Null), "{status}");
     }
     let metrics = get(server.address, "/metrics").body;
