@@ -17,14 +17,14 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc::Receiver;
 use utoipa::ToSchema;
 
-use super::{finite, json, now, spell, with_ignored};
+use super::{bytes, finite, now, spell, with_ignored};
 use crate::answer::{Answer, Usage};
 use crate::app::App;
-use crate::body;
 use crate::error::{ApiError, Style};
 use crate::gate::{Client, random};
 use crate::generation::Update;
-use crate::prepare::{ignored_header, log, on_a_thread, submit};
+use crate::prepare::{ignored_header, log, receive, submit};
+use crate::sse::patiently;
 
 mod events;
 mod request;
@@ -90,13 +90,7 @@ pub async fn create(
 }
 
 async fn answer(app: Arc<App>, client: Client, request: Request) -> Result<Response<Body>, ApiError> {
-    let (parts, body) = request.into_parts();
-    let body = body::read(&app, &parts.headers, body).await?;
-    let work = {
-        let app = Arc::clone(&app);
-        move || ready(&app, &body.text)
-    };
-    let ready = on_a_thread(&app, work).await?;
+    let ready = receive(&app, request, ready).await?;
     let head = Head {
         id: random("cmpl-"),
         created: now(),
@@ -112,9 +106,16 @@ async fn answer(app: Arc<App>, client: Client, request: Request) -> Result<Respo
         let updates = submit(&app, client, ids, engine, parser, false, false)?;
         choices.push(Choosing { echo, answer: Answer::new(false, false), updates });
     }
-    if ready.stream {
-        return Ok(with_ignored(events::stream(&app, head, choices, ready.include_usage), ignored));
-    }
+    let keep_alive = app.options.keep_alive;
+    let response = match ready.stream {
+        true => events::stream(keep_alive, head, choices, ready.include_usage),
+        false => patiently(whole(head, choices), Style::OpenAi, keep_alive).await?,
+    };
+    Ok(with_ignored(response, ignored))
+}
+
+/// The answers to all prompts, when the last one has ended.
+async fn whole(head: Head, choices: Vec<Choosing>) -> Result<Vec<u8>, ApiError> {
     let mut whole = Vec::with_capacity(choices.len());
     let mut usage = CompletionUsage::default();
     for (index, choosing) in choices.into_iter().enumerate() {
@@ -136,7 +137,7 @@ async fn answer(app: Arc<App>, client: Client, request: Request) -> Result<Respo
         let text = echo.map_or_else(String::new, |echo| echo.text) + &answer.content;
         whole.push(CompletionChoice { text, index, logprobs, finish_reason });
     }
-    Ok(with_ignored(json(&head.completion(whole, Some(usage))), ignored))
+    Ok(bytes(&head.completion(whole, Some(usage))))
 }
 
 /// The answer to one prompt as it comes.

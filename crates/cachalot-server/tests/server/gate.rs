@@ -332,6 +332,8 @@ fn the_model_answers_to_its_names() {
     for prefix in ["", "/v1", "/beta", "/anthropic/v1"] {
         let list = get(server.address, &format!("{prefix}/models")).json();
         assert_eq!((&list["data"][0]["id"], &list["has_more"]), (&json!("deepseek-local"), &json!(false)));
+        // Codex wants the field.
+        assert_eq!(list["models"], json!([]));
         assert_eq!(post(server.address, &format!("{prefix}/chat/completions"), &chat("hi")).status, 200, "{prefix}");
     }
     let model = get(server.address, "/v1/models/alias").json();

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cachalot_engine::sampling::LogProb;
-use cachalot_engine::scheduler::{Job, JobEvent, Status, SubmitError};
+use cachalot_engine::scheduler::{Job, JobError, JobEvent, Status, SubmitError};
 use cachalot_engine::session::{Finish, Outcome, Request};
 use cachalot_engine::stats::StatsReport;
 use cachalot_engine::{Constraints, Flow};
@@ -29,6 +29,8 @@ pub struct Play {
     pub pause: Duration,
     /// Time before anything happens.
     pub delay: Duration,
+    /// Whether it ends with an error.
+    pub fails: bool,
 }
 
 /// Plays.
@@ -170,7 +172,7 @@ fn play_job(play: Play, mut job: Job, ended: impl FnOnce(Finish, usize)) {
         time_to_first_token: Duration::from_millis(1),
         decode_time: Duration::from_millis(1),
     };
-    (job.sink)(JobEvent::End(Ok(outcome)));
+    (job.sink)(JobEvent::End(if play.fails { Err(JobError::TimedOut) } else { Ok(outcome) }));
     ended(finish, played);
 }
 

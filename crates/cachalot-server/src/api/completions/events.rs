@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,7 +13,6 @@ use tokio::time::timeout;
 
 use super::{Choosing, CompletionChoice, CompletionLogprobs, CompletionUsage, Echo, Head, finish_reason};
 use crate::answer::{Piece, Step};
-use crate::app::App;
 use crate::error::ApiError;
 use crate::prepare::log;
 use crate::sse::{Frames, event_stream};
@@ -32,7 +30,7 @@ struct Telling {
 }
 
 /// A response that tells all `choices` as they come.
-pub(super) fn stream(app: &Arc<App>, head: Head, choices: Vec<Choosing>, include_usage: bool) -> Response<Body> {
+pub(super) fn stream(keep_alive: Duration, head: Head, choices: Vec<Choosing>, include_usage: bool) -> Response<Body> {
     let mut echoes = VecDeque::new();
     let mut going = Vec::with_capacity(choices.len());
     for (index, mut choosing) in choices.into_iter().enumerate() {
@@ -42,7 +40,6 @@ pub(super) fn stream(app: &Arc<App>, head: Head, choices: Vec<Choosing>, include
         echoes.extend(echo.map(|echo| (index, echo.text)));
         going.push((index, choosing, offset));
     }
-    let keep_alive = app.options.keep_alive;
     let usage = CompletionUsage::default();
     let telling = Telling { head, include_usage, keep_alive, going, echoes, usage, ended: false };
     let frames = unfold(telling, |mut telling| async move {
