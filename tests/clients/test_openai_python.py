@@ -103,15 +103,25 @@ def test_completions(api):
     assert [choice.index for choice in several.choices] == [0, 1]
     assert several.choices[0].text == plain.choices[0].text
     logprobs = several.choices[0].logprobs
-    assert "".join(logprobs.tokens) == plain.choices[0].text and len(logprobs.token_logprobs) == len(logprobs.tokens)
+    # The token that ends an answer is counted, and no part of its text.
+    assert "".join(logprobs.tokens).removesuffix("<｜end▁of▁sentence｜>") == plain.choices[0].text
+    assert len(logprobs.token_logprobs) == len(logprobs.tokens)
     assert all(1 <= len(top) <= 3 for top in logprobs.top_logprobs)
 
 
-@pytest.mark.xfail(strict=True, raises=openai.BadRequestError, reason="log-probabilities of the prompt are refused so far")
 def test_completions_score_a_prompt(api):
-    reply = api.completions.create(prompt="The capital of Japan is Tokyo", max_tokens=0, echo=True, logprobs=1, **GREEDY)
-    logprobs = reply.choices[0].logprobs
+    prompt = "The capital of Japan is Tokyo"
+    asked = {"prompt": prompt, "echo": True, "logprobs": 1, **GREEDY}
+    choice = api.completions.create(max_tokens=0, **asked).choices[0]
+    logprobs = choice.logprobs
+    assert choice.text == "".join(logprobs.tokens) == prompt
     assert logprobs.token_logprobs[0] is None and all(value <= 0 for value in logprobs.token_logprobs[1:])
+    for token, offset in zip(logprobs.tokens, logprobs.text_offset, strict=True):
+        assert prompt[offset:].startswith(token)
+    chunks = [chunk.choices[0] for chunk in api.completions.create(max_tokens=2, stream=True, **asked)]
+    assert "".join(chunk.text for chunk in chunks).startswith(prompt)
+    streamed = [value for chunk in chunks if chunk.logprobs for value in chunk.logprobs.token_logprobs]
+    assert streamed[: len(logprobs.tokens)] == logprobs.token_logprobs and len(streamed) <= len(logprobs.tokens) + 2
 
 
 def test_responses_whole_streamed_and_stored(api):

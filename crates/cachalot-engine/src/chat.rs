@@ -182,6 +182,7 @@ pub fn turn(
         max_tokens,
         prefill: options.prefill,
         top_logprobs: options.top_logprobs,
+        prompt_logprobs: None,
         constraint: engine.constraints().for_conversation(conversation, prompt.start, None)?,
     };
     let mut parser_options = ParserOptions::new(conversation, &prompt);
@@ -193,6 +194,7 @@ pub fn turn(
     let mut failed = None;
     let outcome = session.generate(&prompt.ids, &request, &mut |event| match event {
         Event::Prefill { done, total } => on_event(TurnEvent::Prefill { done, total }),
+        Event::PromptToken { .. } | Event::EndToken { .. } => Flow::Continue,
         Event::Token { id, logprobs: probabilities } => {
             logprobs.extend(probabilities.map(|(chosen, top)| TokenLogProbs { chosen, top: top.to_vec() }));
             let events = match parser.push(id) {

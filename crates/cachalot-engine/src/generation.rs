@@ -4,14 +4,15 @@
 //! [`Session`](crate::session::Session), a [`Scheduler`](crate::scheduler::Scheduler) over many at once) takes
 //! [`Generation::segment`], advances it, alone or with others, and brings the logits back.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use cachalot_model::{LogitsOf, Segment, Sequence, Workspace};
+use cachalot_model::{LogitsOf, Model, Segment, Sequence, Workspace};
 
 use crate::constraint::Constrained;
 use crate::engine::Engine;
-use crate::sampling::{Sampler, logprobs};
-use crate::session::{Event, Finish, Flow, GenerateError, Outcome, Request};
+use crate::sampling::{Sampler, SamplingError, logprobs};
+use crate::session::{Event, Finish, Flow, GenerateError, Outcome, Prefill, Request};
 
 /// An answer, from the first token of its prompt that has no state yet to its end.
 pub(crate) struct Generation {
@@ -43,6 +44,41 @@ pub(crate) enum Progress {
     Done,
 }
 
+/// Positions whose logits are computed together: more than answers in the making have as a rule, and 8 MB of the released
+/// vocabulary.
+pub(crate) const LOGITS_AT_ONCE: usize = 16;
+
+/// The logits of a step's positions in their order, a few at a time: those of a long prompt never lie in memory together.
+pub(crate) struct StepLogits<'w> {
+    model: &'w Model,
+    work: &'w mut Workspace,
+    wanted: usize,
+    /// Positions that have been computed.
+    ready: Range<usize>,
+    next: usize,
+}
+
+impl<'w> StepLogits<'w> {
+    /// Of the step that has just been taken, which wants those of `wanted` positions.
+    pub fn new(model: &'w Model, work: &'w mut Workspace, wanted: usize) -> Self {
+        Self { model, work, wanted, ready: 0..0, next: 0 }
+    }
+
+    /// Those of the next position, `[vocabulary]`; none behind the last.
+    pub fn next(&mut self) -> &[f32] {
+        if self.next >= self.wanted {
+            return &[];
+        }
+        if !self.ready.contains(&self.next) {
+            self.ready = self.next..self.wanted.min(self.next + LOGITS_AT_ONCE);
+            self.model.logits(self.work, self.ready.clone());
+        }
+        let (vocabulary, row) = (self.model.config().vocab_size, self.next - self.ready.start);
+        self.next += 1;
+        &self.work.logits()[row * vocabulary..(row + 1) * vocabulary]
+    }
+}
+
 /// Whether a prompt of `tokens` tokens can be answered.
 pub(crate) fn check_length(engine: &Engine, tokens: usize) -> Result<(), GenerateError> {
     let (context, limit) = (engine.context(), engine.context_limit());
@@ -57,9 +93,13 @@ impl Generation {
     /// An answer to `prompt`, of which no state is known yet.
     ///
     /// # Errors
-    /// If the prompt is empty or too long, or a parameter is out of range.
+    /// If the prompt is empty or too long, a parameter is out of range, or log-probabilities are wanted of a prompt that
+    /// is not processed exactly.
     pub fn new(engine: &Engine, prompt: &[u32], request: &Request, start: Instant) -> Result<Self, GenerateError> {
         check_length(engine, prompt.len())?;
+        if request.prompt_logprobs.is_some() && request.prefill != Prefill::Exact {
+            return Err(GenerateError::InexactLogprobs);
+        }
         let sampler = Sampler::new(request.sampling.clone(), prompt)?.forbid(engine.tokenizer().image_token_id());
         Ok(Self {
             prompt: prompt.to_vec(),
@@ -74,6 +114,11 @@ impl Generation {
             start,
             outcome: Outcome::nothing(prompt.len()),
         })
+    }
+
+    /// Whether it may go on from a state that was kept: logits of what that state has seen are lost.
+    pub fn may_go_on(&self) -> bool {
+        self.request.prompt_logprobs.is_none()
     }
 
     /// Goes on from `sequence`, which has seen a proper prefix of the prompt.
@@ -148,6 +193,7 @@ impl Generation {
                 let stop = self.stop_at.filter(|stop| *stop > first).unwrap_or(total);
                 let end = stop.min(first + most.max(1));
                 let logits = match () {
+                    () if self.request.prompt_logprobs.is_some() => LogitsOf::All,
                     () if end == total => LogitsOf::Last,
                     // Whoever shares this place goes on with at least one token.
                     () if stop < total => LogitsOf::Later(stop + 1 - end),
@@ -159,7 +205,7 @@ impl Generation {
         Segment { sequence: &mut self.sequence, tokens, embeddings: None, logits }
     }
 
-    /// The sequence has seen its segment of `count` tokens; `logits` are those of the last one, where it asked for them.
+    /// The sequence has seen its segment of `count` tokens; takes those of the step's logits that it asked for.
     ///
     /// # Errors
     /// If the logits are no numbers.
@@ -167,15 +213,49 @@ impl Generation {
         &mut self,
         engine: &Engine,
         count: usize,
-        logits: &[f32],
+        logits: &mut StepLogits<'_>,
+        on_event: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> Result<Progress, GenerateError> {
+        let end = logits.next + self.wanted(count);
+        let progress = self.advance(engine, count, logits, on_event);
+        // Who ends early leaves the rest to nobody.
+        logits.next = end;
+        progress
+    }
+
+    /// Of how many of the `count` tokens that the sequence has just seen it asked for logits.
+    fn wanted(&self, count: usize) -> usize {
+        match self.request.prompt_logprobs {
+            Some(_) if self.next.is_none() => count,
+            _ => usize::from(self.waiting() <= count),
+        }
+    }
+
+    fn advance(
+        &mut self,
+        engine: &Engine,
+        count: usize,
+        logits: &mut StepLogits<'_>,
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<Progress, GenerateError> {
         if let Some(next) = self.next.take() {
             self.tokens.push(next);
-            return Ok(self.sample(engine, logits, on_event)?.unwrap_or(Progress::Goes));
+            return Ok(self.sample(engine, logits.next(), on_event)?.unwrap_or(Progress::Goes));
         }
         let first = self.tokens.len();
         self.tokens.extend_from_slice(&self.prompt[first..first + count]);
+        if let Some(top) = self.request.prompt_logprobs {
+            // What a token's logits tell is how likely the one behind it was.
+            for &id in &self.prompt[first + 1..self.prompt.len().min(first + count + 1)] {
+                let (chosen, top) = logprobs(logits.next(), id, top);
+                if chosen.logprob.is_nan() {
+                    return Err(SamplingError::NotFinite.into());
+                }
+                if on_event(Event::PromptToken { logprob: chosen, top: &top }) != Flow::Continue {
+                    return Ok(Progress::Done);
+                }
+            }
+        }
         if self.waiting() > 0 {
             let kept = self.stop_at == Some(self.tokens.len());
             return Ok(match self.report(on_event) {
@@ -184,7 +264,7 @@ impl Generation {
                 true => Progress::Goes,
             });
         }
-        self.prompt_done(engine, logits, on_event)
+        self.prompt_done(engine, logits.next(), on_event)
     }
 
     /// The prompt has been processed, whoever did it; samples the first token.
@@ -245,12 +325,16 @@ impl Generation {
         if self.outcome.generated_tokens == 1 {
             self.outcome.time_to_first_token = self.start.elapsed();
         }
-        if engine.tokenizer().is_stop(id) {
-            self.outcome.finish = Finish::EndOfAnswer;
-            return Ok(Some(Progress::Done));
-        }
         let probabilities = self.request.top_logprobs.map(|top| logprobs(logits, id, top));
         let logprobs = probabilities.as_ref().map(|(chosen, top)| (*chosen, &**top));
+        if engine.tokenizer().is_stop(id) {
+            self.outcome.finish = Finish::EndOfAnswer;
+            if let Some((logprob, top)) = logprobs {
+                // The answer has ended, whatever is said to that.
+                on_event(Event::EndToken { logprob, top });
+            }
+            return Ok(Some(Progress::Done));
+        }
         match on_event(Event::Token { id, logprobs }) {
             Flow::Continue => {}
             Flow::Stop => {

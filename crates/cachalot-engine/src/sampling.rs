@@ -271,6 +271,9 @@ pub fn logprobs(logits: &[f32], id: u32, top: usize) -> (LogProb, Vec<LogProb>) 
         let logit = logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
         LogProb { id, logprob: f64::from(logit) - norm }
     };
+    if top == 0 {
+        return (of(id), Vec::new());
+    }
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     let likelier = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
     if top < ids.len() {

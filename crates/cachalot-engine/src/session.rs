@@ -9,7 +9,7 @@ use cachalot_model::{Sequence, StepError, Workspace};
 
 use crate::constraint::{Constraint, ConstraintError};
 use crate::engine::Engine;
-use crate::generation::{Generation, Progress, check_length};
+use crate::generation::{Generation, Progress, StepLogits, check_length};
 use crate::prefixes::Prefixes;
 use crate::sampling::{LogProb, SamplingError, SamplingParams};
 
@@ -37,6 +37,8 @@ pub struct Request {
     pub prefill: Prefill,
     /// Log-probabilities of that many most likely tokens beside the chosen one; none if absent.
     pub top_logprobs: Option<usize>,
+    /// The same for the tokens of the prompt; then no state that was kept spares any of it. [`Prefill::Exact`] only.
+    pub prompt_logprobs: Option<usize>,
     /// What the output must be; anything if absent.
     pub constraint: Option<Constraint>,
 }
@@ -51,12 +53,26 @@ pub enum Event<'a> {
         /// All tokens of the prompt.
         total: usize,
     },
-    /// A generated token; the end-of-answer token is not reported.
+    /// A token of the prompt, from the second on, if log-probabilities of the prompt were asked for.
+    PromptToken {
+        /// Its log-probability, given all tokens before it.
+        logprob: LogProb,
+        /// Those of the most likely tokens at its place, best first.
+        top: &'a [LogProb],
+    },
+    /// A generated token, but for the one that ends the answer.
     Token {
         /// Its id.
         id: u32,
         /// Its log-probability and those of the most likely tokens, if asked for.
         logprobs: Option<(LogProb, &'a [LogProb])>,
+    },
+    /// The end-of-answer token, if log-probabilities were asked for. What is returned does not matter.
+    EndToken {
+        /// Its log-probability.
+        logprob: LogProb,
+        /// Those of the most likely tokens at its place, best first.
+        top: &'a [LogProb],
     },
 }
 
@@ -146,6 +162,9 @@ pub enum GenerateError {
         /// The model's own limit.
         limit: usize,
     },
+    /// An approximate prefill leaves out what early logits need.
+    #[error("log-probabilities of a prompt need its exact prefill")]
+    InexactLogprobs,
     /// A parameter or the logits are wrong.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
@@ -219,7 +238,9 @@ impl Session {
             self.prefixes = Prefixes::new(engine.plan().state_bytes(), store);
             self.prefill = request.prefill;
         }
-        if let Some(state) = self.prefixes.longest(prompt, &engine.model().sequence()) {
+        if generation.may_go_on()
+            && let Some(state) = self.prefixes.longest(prompt, &engine.model().sequence())
+        {
             generation.go_on_from(state);
         }
         let result = self.run(&engine, &mut generation, on_event);
@@ -246,15 +267,16 @@ impl Session {
             generation.expect(engine, &mut self.work);
             let mut segments = [generation.segment(engine.prefill_chunk())];
             let count = segments[0].tokens.len();
-            match engine.model().advance(&mut self.work, &mut segments, None) {
+            let wanted = match engine.model().step(&mut self.work, &mut segments, None) {
                 // The caller would not wait for the disk: as if it had cancelled before this token.
                 Err(StepError::Cancelled) => {
                     generation.cut(Finish::Cancelled);
                     return Ok(());
                 }
-                advanced => advanced?,
+                stepped => stepped?,
             };
-            match generation.advanced(engine, count, self.work.logits(), on_event)? {
+            let mut logits = StepLogits::new(engine.model(), &mut self.work, wanted);
+            match generation.advanced(engine, count, &mut logits, on_event)? {
                 Progress::Goes => {}
                 Progress::Keep => self.prefixes.keep(generation.tokens(), generation.sequence().clone()),
                 Progress::Done => return Ok(()),

@@ -1,5 +1,7 @@
 //! A model of either generation: what the engine holds.
 
+use std::ops::Range;
+
 use cachalot_checkpoint::{Architecture, Checkpoint, family};
 
 use crate::error::StepError;
@@ -61,24 +63,48 @@ impl Model {
         }
     }
 
-    /// Advances every segment's sequence by its tokens, and returns the logits asked for: `[positions, vocabulary]`,
-    /// segment by segment. The sequences must be this model's.
+    /// Advances every segment's sequence by its tokens; returns at how many positions logits are wanted, segment by
+    /// segment: until the next step [`Model::logits`] computes them. The sequences must be this model's.
     ///
     /// How tokens are cut into steps and which sequences share one changes no bit of any result.
     ///
     /// # Errors
     /// If a token is outside the vocabulary, a sequence would outgrow the model's positions, or a weight cannot be
     /// read. Then no sequence has moved.
+    pub fn step(
+        &self,
+        work: &mut Workspace,
+        segments: &mut [Segment],
+        trace: Option<&mut Trace>,
+    ) -> Result<usize, StepError> {
+        match self {
+            Self::V4(model) => model.step(work, segments, trace),
+            Self::V41(model) => model.step(work, segments, trace),
+        }?;
+        Ok(work.wanted.len())
+    }
+
+    /// Logits of these positions among those that the last step wanted: `[positions, vocabulary]`.
+    ///
+    /// # Panics
+    /// If the step wanted fewer.
+    pub fn logits<'w>(&self, work: &'w mut Workspace, positions: Range<usize>) -> &'w [f32] {
+        self.trunk().logits(work, positions);
+        &work.logits
+    }
+
+    /// [`Model::step`], and the logits of all positions that it wants: for a few, as those of a long prompt are large.
+    ///
+    /// # Errors
+    /// As [`Model::step`].
     pub fn advance<'w>(
         &self,
         work: &'w mut Workspace,
         segments: &mut [Segment],
         trace: Option<&mut Trace>,
     ) -> Result<&'w [f32], StepError> {
-        match self {
-            Self::V4(model) => model.advance(work, segments, trace),
-            Self::V41(model) => model.advance(work, segments, trace),
-        }
+        let wanted = self.step(work, segments, trace)?;
+        Ok(self.logits(work, 0..wanted))
     }
 
     /// Has the table rows that `tokens`, the ones that will follow `sequence` (the rest of a prompt, or a draft), ask for
@@ -96,7 +122,7 @@ impl Model {
     /// the step early by returning false.
     ///
     /// # Errors
-    /// As [`Model::advance`]; also if the model's layers do not allow it. Then the sequence has not moved.
+    /// As [`Model::step`]; also if the model's layers do not allow it. Then the sequence has not moved.
     pub fn prefill_replay<'w>(
         &self,
         work: &'w mut Workspace,

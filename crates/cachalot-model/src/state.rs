@@ -2,7 +2,7 @@
 //! to 4.4).
 //!
 //! One value for both generations; an architecture says with a [`Layout`] which caches there are. It grows by
-//! [`Model::advance`](crate::Model::advance), is forked by `clone` (forks share the pages of the compressed caches), and
+//! [`Model::step`](crate::Model::step), is forked by `clone` (forks share the pages of the compressed caches), and
 //! rolls back in place by up to [`ROLLBACK`] tokens; to go back farther, keep a fork.
 
 use crate::shared::records::{RecordPages, RecordRing};

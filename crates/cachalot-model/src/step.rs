@@ -133,7 +133,7 @@ pub struct Workspace {
     pub(crate) experts: ExpertBuffers,
     pub(crate) foresight: Foresight,
     pub(crate) window_records: WindowRecords,
-    /// Rows whose logits are wanted.
+    /// Rows whose logits are wanted; when a step has ended, `x` holds what the head reads of them.
     pub(crate) wanted: Vec<usize>,
     pub(crate) ids: Vec<u64>,
     pub(crate) logits: Vec<f32>,
@@ -177,7 +177,7 @@ impl Workspace {
         Self::default()
     }
 
-    /// The logits of the last step, `[positions, vocabulary]`.
+    /// The logits that were computed last, `[positions, vocabulary]`.
     pub fn logits(&self) -> &[f32] {
         &self.logits
     }

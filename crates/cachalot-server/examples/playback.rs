@@ -209,6 +209,12 @@ fn tell(job: &mut Job, ids: &[u32], known: usize, pause: Duration) -> (Finish, u
     if (job.sink)(JobEvent::Prefill { done: known, total: job.prompt.len() }) == Flow::Cancel {
         return (Finish::Cancelled, 0);
     }
+    if job.request.prompt_logprobs.is_some() {
+        for &id in &job.prompt[1..] {
+            (job.sink)(JobEvent::PromptToken { logprob: LogProb { id, logprob: 0.0 }, top: &[] });
+        }
+        (job.sink)(JobEvent::Prefill { done: job.prompt.len(), total: job.prompt.len() });
+    }
     for (played, &id) in ids.iter().enumerate() {
         if played == job.request.max_tokens {
             return (Finish::Length, played);

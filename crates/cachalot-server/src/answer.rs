@@ -30,6 +30,8 @@ pub struct Answer {
     pub reasoning_logprobs: Vec<TokenLogProbs>,
     /// Per token of the content, if asked for.
     pub content_logprobs: Vec<TokenLogProbs>,
+    /// Per token of the prompt from the second on, if asked for.
+    pub prompt_logprobs: Vec<TokenLogProbs>,
     /// What it took so far.
     pub usage: Usage,
     /// Why it ended; `None` while it has not.
@@ -82,6 +84,8 @@ pub enum Piece {
 pub enum Step {
     /// The prompt is being processed: its tokens are known.
     Started,
+    /// Log-probabilities of the prompt are there.
+    Scored,
     /// The model said something.
     Pieces(Vec<Piece>),
     /// It has ended.
@@ -103,6 +107,10 @@ impl Answer {
             Some(Update::Started { prompt, cached }) => {
                 (self.usage.prompt, self.usage.cached) = (prompt, cached);
                 Ok(Step::Started)
+            }
+            Some(Update::Scored(scores)) => {
+                self.prompt_logprobs = scores;
+                Ok(Step::Scored)
             }
             Some(Update::Output(outputs)) => {
                 Ok(Step::Pieces(outputs.into_iter().map(|output| self.take(output)).collect()))

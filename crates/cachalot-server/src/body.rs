@@ -1,7 +1,8 @@
 //! Bodies of requests: read whole, within limits.
 //!
 //! Owns the room that all bodies together may take: a request waits for its share before a byte is read, and gives it back
-//! when the body has become a prompt. Refuses what is too large, too slow or not UTF-8.
+//! when the body has become a prompt, or has not arrived in time. Small bodies need none, so that those who send large ones
+//! slowly stand in nobody else's way. Refuses what is too large, too slow or not UTF-8.
 
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, header};
@@ -14,6 +15,8 @@ use crate::error::{ApiError, Kind};
 
 /// Bytes per permit of the room for bodies.
 const UNIT: usize = 1024;
+/// Bytes of a body that needs no room, if it says how long it is: as many connections as there may be hold 32 MiB of them.
+const SMALL: usize = 64 << 10;
 
 /// A body, with the room that it takes.
 pub struct Text {
@@ -46,7 +49,7 @@ pub async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Text, Ap
         return Err(too_large());
     }
     let most = announced.map_or(limits.body_bytes, |bytes| bytes as usize);
-    let units = most.div_ceil(UNIT).clamp(1, (limits.bodies_bytes / UNIT).max(1)) as u32;
+    let units = if most <= SMALL { 0 } else { most.div_ceil(UNIT).min((limits.bodies_bytes / UNIT).max(1)) } as u32;
     let late = |what: &str| ApiError::new(Kind::Slow, what.to_owned());
     let room = timeout(limits.body_time, app.bodies.clone().acquire_many_owned(units)).await;
     let room = match room {

@@ -190,13 +190,18 @@ impl ApiError {
         MessagesErrorBody { r#type: "error", error }
     }
 
-    /// The whole response.
-    pub fn response(&self, style: Style) -> Response<Body> {
+    /// The body.
+    pub fn body(&self, style: Style) -> Vec<u8> {
         let body = match style {
             Style::OpenAi => serde_json::to_vec(&self.openai()),
             Style::Anthropic => serde_json::to_vec(&self.anthropic()),
         };
-        let mut response = Response::new(Body::from(body.unwrap_or_default()));
+        body.unwrap_or_default()
+    }
+
+    /// The whole response.
+    pub fn response(&self, style: Style) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.body(style)));
         *response.status_mut() = self.status(style);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

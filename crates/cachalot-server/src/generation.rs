@@ -27,6 +27,8 @@ pub enum Update {
         /// Of these, tokens whose state was kept.
         cached: usize,
     },
+    /// Log-probabilities of the prompt's tokens, from the second on, if they were asked for: before anything is said.
+    Scored(Vec<TokenLogProbs>),
     /// The model said something.
     Output(Vec<Output>),
     /// It has ended.
@@ -57,6 +59,9 @@ pub struct Done {
     pub reasoning_tokens: usize,
     /// The tokens, if they were asked for.
     pub sampled: Vec<u32>,
+    /// Log-probabilities of tokens behind the last text, if they were asked for: of a character that was not finished, and
+    /// the one that ended the answer. None if a stop string did.
+    pub unsaid: Vec<TokenLogProbs>,
 }
 
 /// What a listener wants.
@@ -69,6 +74,8 @@ pub struct Listening {
     pub one_call: bool,
     /// Whether the sampled tokens are wanted at the end.
     pub keep_sampled: bool,
+    /// Whether log-probabilities of the prompt come, and are passed on.
+    pub scores: bool,
     /// Events that may wait to be read.
     pub unread: usize,
     /// Where the end is counted.
@@ -85,12 +92,14 @@ pub fn listen(listening: Listening) -> (Sink, Receiver<Update>) {
         updates,
         one_call: listening.one_call,
         keep_sampled: listening.keep_sampled,
+        scores: listening.scores.then(Vec::new),
         metrics: listening.metrics,
         started: false,
         call_ended: false,
         too_slow: false,
         pending: 0,
         pending_logprobs: Vec::new(),
+        end_logprobs: None,
         completion_tokens: 0,
         reasoning_tokens: 0,
         sampled: Vec::new(),
@@ -108,6 +117,8 @@ struct Ear {
     updates: Sender<Update>,
     one_call: bool,
     keep_sampled: bool,
+    /// Gone when the prompt has been processed.
+    scores: Option<Vec<TokenLogProbs>>,
     metrics: Arc<Metrics>,
     started: bool,
     call_ended: bool,
@@ -116,6 +127,8 @@ struct Ear {
     /// Tokens, and their log-probabilities, whose text has not come out yet.
     pending: usize,
     pending_logprobs: Vec<TokenLogProbs>,
+    /// Of the token that ended the answer.
+    end_logprobs: Option<TokenLogProbs>,
     completion_tokens: usize,
     reasoning_tokens: usize,
     sampled: Vec<u32>,
@@ -129,6 +142,15 @@ impl Ear {
                 if !std::mem::replace(&mut self.started, true) {
                     self.tell(Update::Started { prompt: total, cached: done });
                 }
+                if let Some(scores) = self.scores.take_if(|_| done == total) {
+                    self.tell(Update::Scored(scores));
+                }
+                self.flow()
+            }
+            JobEvent::PromptToken { logprob, top } => {
+                self.scores
+                    .iter_mut()
+                    .for_each(|scores| scores.push(TokenLogProbs { chosen: logprob, top: top.to_vec() }));
                 self.flow()
             }
             JobEvent::Token { id, logprobs } => {
@@ -137,6 +159,10 @@ impl Ear {
                     return Flow::Cancel;
                 }
                 self.token(id, logprobs.map(|(chosen, top)| TokenLogProbs { chosen, top: top.to_vec() }))
+            }
+            JobEvent::EndToken { logprob, top } => {
+                self.end_logprobs = Some(TokenLogProbs { chosen: logprob, top: top.to_vec() });
+                Flow::Stop
             }
             JobEvent::End(result) => {
                 self.metrics.ended(result.as_ref());
@@ -234,12 +260,16 @@ impl Ear {
         if !finish.events.is_empty() && !self.call_ended {
             self.outputs(finish.events);
         }
+        if matches!(finish.reason, FinishReason::StopSequence(_)) {
+            self.forget_pending();
+        }
         let done = Done {
             finish: finish.reason,
             outcome,
             completion_tokens: self.completion_tokens,
             reasoning_tokens: self.reasoning_tokens,
             sampled: std::mem::take(&mut self.sampled),
+            unsaid: self.pending_logprobs.drain(..).chain(self.end_logprobs.take()).collect(),
         };
         self.tell(Update::Done(Box::new(done)));
     }

@@ -112,6 +112,7 @@ fn of_backend(status: &Status, stats: Option<&StatsReport>) -> Registry {
         ("prompt_tokens_per_second", "Prompt tokens processed per second", status.prompt_tokens_per_second),
         ("kept_states", "States kept for prompts to come", status.kept_states as f64),
         ("kept_state_bytes", "Bytes of these", status.kept_bytes as f64),
+        ("kept_state_tokens", "Tokens of these", status.kept_tokens as f64),
     ];
     for (name, help, value) in gauges {
         registry.register(name, help, ConstGauge::new(value));

@@ -73,6 +73,8 @@ pub struct Limits {
     pub schema_depth: usize,
     /// Prompts of a completion request.
     pub prompts: usize,
+    /// Log-probabilities of prompt tokens that a completion request may ask for, alternatives included.
+    pub prompt_logprobs: usize,
     /// Connections at once.
     pub connections: usize,
     /// Events that wait for a client that reads slowly; then its answer is cut off.
@@ -98,6 +100,7 @@ impl Default for Limits {
             schema_bytes: 512 << 10,
             schema_depth: 64,
             prompts: 128,
+            prompt_logprobs: 1 << 20,
             connections: 512,
             unread_events: 4_096,
             unread_time: Duration::from_secs(120),

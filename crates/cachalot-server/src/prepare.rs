@@ -6,7 +6,8 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use axum::http::HeaderValue;
+use axum::body::Body;
+use axum::http::{self, HeaderValue};
 use cachalot_engine::scheduler::Job;
 use cachalot_engine::session::{Prefill, Request as EngineRequest};
 use cachalot_engine::{Constraint, SamplingChoice};
@@ -20,7 +21,7 @@ use tokio::sync::mpsc::Receiver;
 use crate::answer::Answer;
 use crate::api::{Envelope, model_name, parse};
 use crate::app::App;
-use crate::body::Text;
+use crate::body;
 use crate::error::{ApiError, Kind};
 use crate::gate::Client;
 use crate::generation::{Done, Listening, Update, listen};
@@ -53,35 +54,28 @@ pub struct Asked {
     pub prompt: Vec<u32>,
 }
 
-/// Converts `body` and writes its prompt; on a thread of its own.
+/// Reads the body of `request` and has `work` make something of it, on a thread where it may take its time, when it is its
+/// turn.
+///
+/// # Errors
+/// If the body cannot be read, those of `work`, or if it panicked.
+pub async fn receive<T: Send + 'static>(
+    app: &Arc<App>,
+    request: http::Request<Body>,
+    work: impl FnOnce(&App, &str) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let (parts, body) = request.into_parts();
+    let body = body::read(app, &parts.headers, body).await?;
+    let _turn = app.preparing.acquire().await;
+    let app = Arc::clone(app);
+    let failed = |_| ApiError::new(Kind::Internal, "the request could not be converted: this is a bug of the server");
+    tokio::task::spawn_blocking(move || work(&app, &body.text)).await.map_err(failed)?
+}
+
+/// Converts `body` and writes its prompt.
 ///
 /// # Errors
 /// If the body is no request of `api` that this server carries out, or exceeds a limit.
-pub async fn prepare(app: &Arc<App>, api: Api, body: Text) -> Result<Prepared, ApiError> {
-    let work = {
-        let app = Arc::clone(app);
-        move || prepared(&app, api, &body.text)
-    };
-    on_a_thread(app, work).await
-}
-
-/// Runs `work` where it may take its time, when it is its turn.
-///
-/// # Errors
-/// Those of `work`, or if it panicked.
-pub async fn on_a_thread<T: Send + 'static>(
-    app: &App,
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    let _turn = app.preparing.acquire().await;
-    let failed = |_| ApiError::new(Kind::Internal, "the request could not be converted: this is a bug of the server");
-    tokio::task::spawn_blocking(work).await.map_err(failed)?
-}
-
-/// As [`prepare`], on this thread.
-///
-/// # Errors
-/// As [`prepare`].
 pub fn prepared(app: &App, api: Api, body: &str) -> Result<Prepared, ApiError> {
     let card = &app.card;
     let envelope: Envelope = parse(body)?;
@@ -120,6 +114,7 @@ fn engine_request(
         max_tokens: output_limit(requested, default, prompt, app.card.context)?,
         prefill: Prefill::Exact,
         top_logprobs: sampling.logprobs.then(|| sampling.top_logprobs.unwrap_or(0).into()),
+        prompt_logprobs: None,
         constraint,
     })
 }
@@ -282,6 +277,7 @@ pub fn submit(
         parser,
         one_call,
         keep_sampled,
+        scores: request.prompt_logprobs.is_some(),
         unread: app.options.limits.unread_events,
         metrics: Arc::clone(&app.metrics),
     });

@@ -1,7 +1,7 @@
-//! Server-sent events: framing, and the stream of one answer.
+//! An answer on its way out: server-sent events as it comes, or JSON when it is whole.
 //!
-//! Owns the keep-alive comments while nothing is ready, and what happens when a stream ends early. A stream is polled only
-//! as fast as its client reads.
+//! Owns the framing, the signs of life while nothing is ready, and what happens when a response ends early. It is polled
+//! only as fast as its client reads.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -13,9 +13,11 @@ use futures_util::stream::unfold;
 use serde::Serialize;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use crate::answer::{Answer, Piece, Step};
-use crate::error::ApiError;
+use crate::api::json_response;
+use crate::error::{ApiError, Style};
 use crate::generation::{Done, Update};
 
 /// Events on their way to the client.
@@ -58,8 +60,13 @@ impl Frames {
     }
 }
 
-/// How an API tells an answer as it comes.
+/// How an API tells an answer.
 pub trait Narrator: Send + 'static {
+    /// The form of its errors.
+    const STYLE: Style;
+
+    /// All of it, when it has ended.
+    fn whole(&self, answer: &Answer) -> Vec<u8>;
     /// The prompt's tokens are known.
     fn start(&mut self, answer: &Answer, out: &mut Frames);
     /// The model said something; `answer` has it already.
@@ -77,6 +84,60 @@ pub trait Narrator: Send + 'static {
 /// What is done when an answer has ended.
 pub type AtEnd = Box<dyn FnOnce(&Answer, &Done) + Send>;
 
+/// A response that tells `answer`: as it comes if it is `streamed`, else when it has ended.
+///
+/// # Errors
+/// If the answer fails while its status can still say so.
+pub async fn tell<N: Narrator>(
+    narrator: N,
+    streamed: bool,
+    mut answer: Answer,
+    mut updates: Receiver<Update>,
+    keep_alive: Duration,
+    at_end: AtEnd,
+) -> Result<Response<Body>, ApiError> {
+    if streamed {
+        return Ok(stream(narrator, answer, updates, keep_alive, at_end));
+    }
+    let whole = async move {
+        let done = answer.whole(&mut updates).await?;
+        at_end(&answer, &done);
+        Ok(narrator.whole(&answer))
+    };
+    patiently(whole, N::STYLE, keep_alive).await
+}
+
+/// A response of JSON that may be long in the making. Whoever waits for it hears an empty line every `keep_alive`, as from
+/// the vendor's API (protocol.md 5.1): readers of JSON skip it, and nobody between them takes the connection for dead.
+/// From the first one on the status is 200, and an error can be told in the body only.
+///
+/// # Errors
+/// Those of `work`, before anything has been sent.
+pub async fn patiently(
+    work: impl Future<Output = Result<Vec<u8>, ApiError>> + Send + 'static,
+    style: Style,
+    keep_alive: Duration,
+) -> Result<Response<Body>, ApiError> {
+    let mut work = Box::pin(work.instrument(tracing::Span::current()));
+    if let Ok(whole) = timeout(keep_alive, &mut work).await {
+        return Ok(json_response(Body::from(whole?)));
+    }
+    let lines = unfold((Some(work), true), move |(work, first)| async move {
+        let mut work = work?;
+        let waited = if first { Err(()) } else { timeout(keep_alive, &mut work).await.map_err(|_| ()) };
+        let (bytes, work) = match waited {
+            Err(()) => (Bytes::from_static(b"\n"), Some(work)),
+            Ok(Ok(whole)) => (Bytes::from(whole), None),
+            Ok(Err(error)) => {
+                tracing::warn!(error = error.message(), "an answer failed after its status had been sent");
+                (Bytes::from(error.body(style)), None)
+            }
+        };
+        Some((Ok::<_, Infallible>(bytes), (work, false)))
+    });
+    Ok(json_response(Body::from_stream(lines)))
+}
+
 struct Telling<N> {
     narrator: N,
     answer: Answer,
@@ -89,8 +150,7 @@ struct Telling<N> {
     span: tracing::Span,
 }
 
-/// A response that tells `answer` as it comes.
-pub fn stream<N: Narrator>(
+fn stream<N: Narrator>(
     narrator: N,
     answer: Answer,
     updates: Receiver<Update>,
@@ -155,7 +215,7 @@ impl<N: Narrator> Telling<N> {
             self.narrator.start(&self.answer, out);
         }
         match step {
-            Step::Started => {}
+            Step::Started | Step::Scored => {}
             Step::Pieces(pieces) => {
                 for piece in pieces {
                     self.narrator.piece(&self.answer, piece, out);

@@ -48,8 +48,8 @@ pub struct ServerStatus {
     pub kept_states: usize,
     /// Bytes of these.
     pub kept_bytes: u64,
-    /// Tokens of these; null where it is not counted.
-    pub prefix_tokens_kept: Option<u64>,
+    /// Tokens of these; those that several begin with count once.
+    pub prefix_tokens_kept: u64,
     /// Answers that ended.
     pub finished: u64,
     /// Of these, answers that were cancelled.
@@ -131,7 +131,7 @@ pub async fn status(State(app): State<Arc<App>>) -> Response<Body> {
         disk_bytes_per_second: disk_rate,
         kept_states: status.kept_states,
         kept_bytes: status.kept_bytes,
-        prefix_tokens_kept: None,
+        prefix_tokens_kept: status.kept_tokens,
         finished: status.finished,
         cancelled: status.cancelled,
         failed: status.failed,

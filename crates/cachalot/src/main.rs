@@ -68,9 +68,10 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
 }
 
 fn report_error(error: &anyhow::Error, json: bool) {
+    let told = output::told(error);
     if json {
-        eprintln!("{}", serde_json::json!({ "error": format!("{error:#}") }));
+        eprintln!("{}", serde_json::json!({ "error": told }));
     } else {
-        eprintln!("cachalot: {error:#}");
+        eprintln!("cachalot: {told}");
     }
 }

@@ -1,4 +1,5 @@
-//! Writing to standard output: only the answer ever goes there. A reader that has gone away is not a failure.
+//! Writing to standard output: only the answer ever goes there. A reader that has gone away is not a failure. And how errors
+//! are told, which go to standard error.
 
 use std::io::{ErrorKind, Write, stdout};
 
@@ -20,10 +21,43 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     })
 }
 
+/// An error and what it came from, each once: many of ours say already what their source says.
+pub fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text += ": ";
+            text += &cause;
+        }
+    }
+    text
+}
+
 /// Writes a value as one line of JSON.
 ///
 /// # Errors
 /// As [`print`].
 pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&format!("{}\n", serde_json::to_string(value)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("model-1: reading failed: {source}")]
+    struct Reading {
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_sources_each_once() {
+        let reading = Reading { source: std::io::Error::other("a bad sector") };
+        let error = anyhow::Error::new(reading).context("no answer");
+        assert_eq!(told(&error), "no answer: model-1: reading failed: a bad sector");
+        assert_eq!(told(&anyhow::anyhow!("one").context("two").context("three")), "three: two: one");
+    }
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::available::Available;
 use super::units::{gigabytes, tokens as token_count};
+use crate::generation::LOGITS_AT_ONCE;
 
 /// What is left to the rest of the machine where no budget is given: a tenth, at least a gigabyte.
 const LEFT_PART: u64 = 10;
@@ -239,9 +240,9 @@ impl Sizes<'_> {
             2 * t.index_topk + t.n_routed_experts,
         ];
         let rows = (per_row.iter().sum::<usize>() * chunk * 4) as u64;
-        // Scores and their order of one query per thread, decoded keys, logits.
+        // Scores and their order of one query per thread, decoded keys; logits and their order.
         let scores = (context.min(1 << 20) * 12 * 4) as u64;
-        rows + scores + (2 * t.vocab_size * 4) as u64
+        rows + scores + ((LOGITS_AT_ONCE + 1) * t.vocab_size * 4) as u64
     }
 
     fn divide(

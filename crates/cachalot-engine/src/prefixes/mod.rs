@@ -116,6 +116,15 @@ impl Prefixes {
         self.kept.is_empty()
     }
 
+    /// Tokens of all states; those that several begin with count once.
+    pub fn tokens(&self) -> usize {
+        let mut all: Vec<&[u32]> = self.kept.iter().map(|kept| kept.tokens.as_slice()).collect();
+        // In this order a state shares most with the one before it.
+        all.sort_unstable();
+        let shared = |pair: &[&[u32]]| pair[0].iter().zip(pair[1]).take_while(|(a, b)| a == b).count();
+        all.iter().map(|tokens| tokens.len()).sum::<usize>() - all.windows(2).map(shared).sum::<usize>()
+    }
+
     /// Tokens of the longest state kept.
     pub fn longest_tokens(&self) -> usize {
         self.kept.iter().map(|kept| kept.tokens.len()).max().unwrap_or(0)

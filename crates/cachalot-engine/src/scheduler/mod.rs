@@ -71,12 +71,27 @@ pub enum JobEvent<'a> {
         /// All tokens of the prompt.
         total: usize,
     },
-    /// A generated token; the end-of-answer token is not reported.
+    /// A token of the prompt, from the second on, if log-probabilities of the prompt were asked for; the
+    /// [`JobEvent::Prefill`] that counts it follows.
+    PromptToken {
+        /// Its log-probability, given all tokens before it.
+        logprob: LogProb,
+        /// Those of the most likely tokens at its place, best first.
+        top: &'a [LogProb],
+    },
+    /// A generated token, but for the one that ends the answer.
     Token {
         /// Its id.
         id: u32,
         /// Its log-probability and those of the most likely tokens, if asked for.
         logprobs: Option<(LogProb, &'a [LogProb])>,
+    },
+    /// The end-of-answer token, if log-probabilities were asked for. What is returned does not matter.
+    EndToken {
+        /// Its log-probability.
+        logprob: LogProb,
+        /// Those of the most likely tokens at its place, best first.
+        top: &'a [LogProb],
     },
     /// The job has ended; nothing follows. What the sink returns does not matter.
     End(Result<Outcome, JobError>),
@@ -140,6 +155,8 @@ pub struct Status {
     pub kept_states: usize,
     /// Bytes of them.
     pub kept_bytes: u64,
+    /// Tokens of them; those that several begin with count once.
+    pub kept_tokens: u64,
 }
 
 /// The thread that runs the model, and what waits for it. Dropping it cuts everything off.

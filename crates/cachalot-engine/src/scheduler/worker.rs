@@ -9,7 +9,7 @@ use cachalot_model::{StepError, Workspace};
 use super::queue::shares;
 use super::{Inbox, Job, JobError, JobEvent, Shared, Sink, Stop};
 use crate::engine::Engine;
-use crate::generation::{Generation, Progress};
+use crate::generation::{Generation, Progress, StepLogits};
 use crate::prefixes::Prefixes;
 use crate::session::{Event, Finish, Flow, GenerateError, Outcome};
 
@@ -166,7 +166,9 @@ impl Worker<'_> {
                 return;
             }
         };
-        if let Some(state) = self.prefixes.longest(&prompt, &engine.model().sequence()) {
+        if generation.may_go_on()
+            && let Some(state) = self.prefixes.longest(&prompt, &engine.model().sequence())
+        {
             generation.go_on_from(state);
         }
         generation.keep_at(shared_beginning(engine, &prompt));
@@ -201,13 +203,13 @@ impl Worker<'_> {
         }
         let begin = Instant::now();
         match advance(engine, &mut self.work, &mut advancing) {
-            Ok(()) => deliver(engine, &self.work, &mut advancing, &mut self.prefixes),
+            Ok(logits) => deliver(engine, logits, &mut advancing, &mut self.prefixes),
             // Somebody else's bad luck is not everyone's: each by itself, and who fails then has failed.
             Err(_) if advancing.len() > 1 => {
                 for running in advancing {
                     let mut alone = [running];
                     match advance(engine, &mut self.work, &mut alone) {
-                        Ok(()) => deliver(engine, &self.work, &mut alone, &mut self.prefixes),
+                        Ok(logits) => deliver(engine, logits, &mut alone, &mut self.prefixes),
                         Err(error) => alone[0].fail(error),
                     }
                 }
@@ -250,6 +252,7 @@ impl Worker<'_> {
             status.prompt_tokens += (outcome.prompt_tokens - outcome.cached_tokens) as u64;
             status.cached_tokens += outcome.cached_tokens as u64;
             (status.kept_states, status.kept_bytes) = (self.prefixes.len(), self.prefixes.bytes());
+            status.kept_tokens = self.prefixes.tokens() as u64;
             match &end {
                 Some(End::Error(_)) => status.failed += 1,
                 _ => status.cancelled += u64::from(outcome.finish == Finish::Cancelled),
@@ -277,7 +280,11 @@ impl Running {
 }
 
 /// Runs one step over `advancing`; if it fails nobody has moved.
-fn advance(engine: &Engine, work: &mut Workspace, advancing: &mut [&mut Running]) -> Result<(), StepError> {
+fn advance<'w>(
+    engine: &'w Engine,
+    work: &'w mut Workspace,
+    advancing: &mut [&mut Running],
+) -> Result<StepLogits<'w>, StepError> {
     let mut segments: Vec<_> = Vec::with_capacity(advancing.len());
     for running in advancing.iter_mut() {
         running.generation.expect(engine, work);
@@ -285,19 +292,15 @@ fn advance(engine: &Engine, work: &mut Workspace, advancing: &mut [&mut Running]
         running.advanced = segment.tokens.len();
         segments.push(segment);
     }
-    engine.model().advance(work, &mut segments, None).map(|_| ())
+    let wanted = engine.model().step(work, &mut segments, None)?;
+    Ok(StepLogits::new(engine.model(), work, wanted))
 }
 
 /// Gives everyone the logits of its segment.
-fn deliver(engine: &Engine, work: &Workspace, advancing: &mut [&mut Running], prefixes: &mut Prefixes) {
-    let vocabulary = engine.model().config().vocab_size;
-    let mut logits = work.logits().chunks_exact(vocabulary);
+fn deliver(engine: &Engine, mut logits: StepLogits<'_>, advancing: &mut [&mut Running], prefixes: &mut Prefixes) {
     for running in advancing {
-        // Whoever has not come to the end of its prompt has asked for none.
-        let wants = running.generation.waiting() <= running.advanced;
-        let logits = if wants { logits.next().unwrap_or_default() } else { &[] };
         let Running { generation, sink, advanced, .. } = &mut **running;
-        match generation.advanced(engine, *advanced, logits, &mut |event| pass(sink, event)) {
+        match generation.advanced(engine, *advanced, &mut logits, &mut |event| pass(sink, event)) {
             Ok(Progress::Goes) => {}
             Ok(Progress::Keep) => prefixes.keep(generation.tokens(), generation.sequence().clone()),
             Ok(Progress::Done) => running.end = Some(End::Outcome),
@@ -309,7 +312,9 @@ fn deliver(engine: &Engine, work: &Workspace, advancing: &mut [&mut Running], pr
 fn pass(sink: &mut Sink, event: Event<'_>) -> Flow {
     sink(match event {
         Event::Prefill { done, total } => JobEvent::Prefill { done, total },
+        Event::PromptToken { logprob, top } => JobEvent::PromptToken { logprob, top },
         Event::Token { id, logprobs } => JobEvent::Token { id, logprobs },
+        Event::EndToken { logprob, top } => JobEvent::EndToken { logprob, top },
     })
 }
 

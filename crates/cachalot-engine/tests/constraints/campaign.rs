@@ -3,11 +3,13 @@
 //! An output is valid, or the token limit cut it, and then every token of it was taken by the grammar (the engine fails
 //! otherwise). The ordinary tests take a sample; the whole is a command of its own (README, Structured output).
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use cachalot_text::Json;
 use cachalot_text::conversation::{Conversation, ResponseFormat, ToolChoice};
 use cachalot_text::request::Constraint as Wish;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{ANSWER, Answerer, check, fixture, lines, tool};
@@ -171,12 +173,9 @@ fn the_whole_campaign() {
 
 #[test]
 fn the_campaign_is_large_enough() {
-    let names: std::collections::HashSet<String> = ["schemas.jsonl", "tools.jsonl"]
-        .iter()
-        .flat_map(|file| lines(file))
-        .map(|line| line["name"].to_string())
-        .collect();
-    assert!(names.len() >= 200 && lines("tools.jsonl").len() >= 40, "{}", names.len());
+    let names = |file: &str| -> HashSet<String> { lines(file).iter().map(|line| line["name"].to_string()).collect() };
+    let (schemas, tools) = (names("schemas.jsonl"), names("tools.jsonl"));
+    assert!(schemas.len() >= 200 && tools.len() >= 40, "{} schemas, {} tools", schemas.len(), tools.len());
 }
 
 #[test]
@@ -196,6 +195,39 @@ fn what_cannot_be_enforced_is_refused_by_name() {
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn json_is_spaced_as_printers_space_it_and_no_wider() {
+    let answerer = Answerer::new("fixtures/v41-tiny", 1);
+    let conversation = Conversation { response_format: ResponseFormat::JsonObject, ..Conversation::default() };
+    let constraint = answerer.constraint(&conversation, ANSWER, None).expect("it compiles").expect("a constraint");
+    let tokenizer = answerer.session.engine().tokenizer();
+    let whole = |text: &str| {
+        let ids = tokenizer.encode_plain(text).expect("it encodes");
+        constraint.accepted(tokenizer, &ids).expect("it can be followed") == ids.len()
+    };
+    let mut value = json!([1, {"deepest": true}]);
+    for level in 0..6 {
+        value = json!({format!("level {level}"): value, "empty": {}, "list": [], "text": "a  b\n\n"});
+    }
+    for indent in ["", "  ", "    ", "\t"] {
+        let mut text = Vec::new();
+        let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
+        value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter)).expect("JSON");
+        let text = String::from_utf8(text).expect("UTF-8");
+        // The deepest is eight levels deep.
+        assert!(text.contains(&format!("\n{}\"deepest\"", indent.repeat(8))), "{text}");
+        assert!(whole(&text), "{text}");
+        assert!(whole(&text.replace('\n', "\r\n")), "{text}");
+    }
+    assert!(whole(&value.to_string()) && whole(r#"{"a": 1, "b": [true, null]}"#) && whole(r#"{ "a" : 1 }"#));
+    let wide = [" ".repeat(2), "\n".repeat(2), "\n \n".to_owned(), format!("\n{}", " ".repeat(33)), "\t".to_owned()];
+    for space in wide {
+        for text in [format!("{{{space}\"a\": 1}}"), format!("{{\"a\":{space}1}}"), format!("{{\"a\": 1{space}}}")] {
+            assert!(!whole(&text), "{text:?}");
+        }
+    }
 }
 
 /// Schemas made to cost much: each is taken or refused, in bounded time.

@@ -95,6 +95,7 @@ impl Answerer {
             max_tokens: self.max_tokens,
             prefill: Prefill::Exact,
             top_logprobs: None,
+            prompt_logprobs: None,
             constraint,
         };
         let checked = request.constraint.clone();

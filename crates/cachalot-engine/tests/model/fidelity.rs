@@ -177,6 +177,7 @@ fn greedy_continuation_is_the_references() {
             max_tokens: expected.len(),
             prefill: Prefill::Exact,
             top_logprobs: None,
+            prompt_logprobs: None,
             constraint: None,
         };
         let mut ours = Vec::new();

@@ -4,6 +4,7 @@ mod keeping;
 mod layers;
 mod open;
 mod scheduling;
+mod scoring;
 mod sessions;
 mod streaming;
 mod turns;
@@ -35,7 +36,7 @@ pub(crate) fn ids(count: usize, salt: usize) -> Vec<u32> {
 
 pub(crate) fn greedy(max_tokens: usize, prefill: Prefill) -> Request {
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-    Request { sampling, max_tokens, prefill, top_logprobs: Some(3), constraint: None }
+    Request { sampling, max_tokens, prefill, top_logprobs: Some(3), prompt_logprobs: None, constraint: None }
 }
 
 /// Every token with the bits of its log-probabilities, and the outcome.

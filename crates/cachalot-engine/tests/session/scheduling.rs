@@ -35,7 +35,7 @@ fn submit(
                 tokens.push((id, top.iter().chain([&chosen]).map(|entry| entry.logprob.to_bits()).collect()));
             }
             JobEvent::End(outcome) => sender.send((std::mem::take(&mut tokens), outcome)).expect("somebody listens"),
-            JobEvent::Waiting { .. } | JobEvent::Prefill { .. } => {}
+            _ => {}
         }
         flow
     });
@@ -235,6 +235,19 @@ fn stopping_lets_answers_finish_or_cuts_them() {
     }
     // The engine is free for others.
     generate(&mut Session::new(engine), &ids(9, 0), &request);
+}
+
+#[test]
+fn tokens_kept_are_counted_once() {
+    let scheduler = scheduler(&engine("fixtures/v41-tiny"), |_| ());
+    let shared = ids(40, 0);
+    for (more, salt) in [(10, 1), (20, 2)] {
+        let prompt = [&shared[..], &ids(more, salt)].concat();
+        let receiver = submit(&scheduler, 0, &prompt, &greedy(1, Prefill::Exact), |_| Flow::Continue);
+        assert!(ended(&receiver.expect("room")).1.is_ok());
+    }
+    // The one token of each answer has not been seen.
+    assert_eq!((scheduler.status().kept_states, scheduler.status().kept_tokens), (2, 40 + 10 + 20));
 }
 
 #[test]

@@ -9,13 +9,13 @@ use crate::step::{LogitsOf, Segment, Workspace};
 use crate::trace::Trace;
 
 impl Model {
-    /// As [`crate::Model::advance`].
-    pub(crate) fn advance<'w>(
+    /// As [`crate::Model::step`].
+    pub(crate) fn step(
         &self,
-        work: &'w mut Workspace,
+        work: &mut Workspace,
         segments: &mut [Segment],
         mut trace: Option<&mut Trace>,
-    ) -> Result<&'w [f32], StepError> {
+    ) -> Result<(), StepError> {
         self.trunk.check(segments)?;
         self.trunk.begin(work, segments);
         self.expect_experts(work);
@@ -37,8 +37,8 @@ impl Model {
         if segments.iter().any(|segment| matches!(segment.logits, LogitsOf::Last | LogitsOf::All)) {
             self.trunk.mix_head(&self.head_site, work);
         }
-        self.trunk.logits(work, segments);
-        Ok(&work.logits)
+        self.trunk.end(work, segments);
+        Ok(())
     }
 
     /// Runs all layers of all rows. A sublayer reads the streams by the mix of its own site.

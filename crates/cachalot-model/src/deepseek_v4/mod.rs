@@ -1,6 +1,6 @@
 //! DeepSeek-V4: Flash, Pro and their builds, and the text half of Vision-Exp (spec sections 3 and 4).
 //!
-//! [`Model::advance`](crate::Model::advance) reads top to bottom like section 3: embedding, layers (attention, experts,
+//! [`Model::step`](crate::Model::step) reads top to bottom like section 3: embedding, layers (attention, experts,
 //! each between the mixes of its own site), head. Draft blocks and the image path are not read.
 
 mod attention;

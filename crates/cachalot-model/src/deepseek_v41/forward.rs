@@ -7,21 +7,20 @@ use crate::step::{LogitsOf, Segment, Workspace};
 use crate::trace::Trace;
 
 impl Model {
-    /// As [`crate::Model::advance`].
-    pub(crate) fn advance<'w>(
+    /// As [`crate::Model::step`].
+    pub(crate) fn step(
         &self,
-        work: &'w mut Workspace,
+        work: &mut Workspace,
         segments: &mut [Segment],
         trace: Option<&mut Trace>,
-    ) -> Result<&'w [f32], StepError> {
+    ) -> Result<(), StepError> {
         // Whoever records internal choices wants those of every row.
         let reach = if trace.is_some() { Reach::Whole } else { Reach::Exact };
-        self.step(reach, work, segments, trace)?;
-        Ok(&work.logits)
+        self.step_within(reach, work, segments, trace)
     }
 
     /// One step in which each layer computes the rows within its reach.
-    pub(super) fn step(
+    pub(super) fn step_within(
         &self,
         reach: Reach,
         work: &mut Workspace,
@@ -46,7 +45,7 @@ impl Model {
         if let Some(trace) = trace {
             trace.record_streams(self.layers.len(), &work.streams);
         }
-        self.trunk.logits(work, segments);
+        self.trunk.end(work, segments);
         Ok(())
     }
 

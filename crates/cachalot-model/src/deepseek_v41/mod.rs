@@ -1,6 +1,6 @@
 //! DeepSeek-V4.1-Flash: the text model (spec sections 3 and 4).
 //!
-//! [`Model::advance`] reads top to bottom like section 3: embedding, layers (Engram, attention, experts), head. The
+//! [`Model::step`] reads top to bottom like section 3: embedding, layers (Engram, attention, experts), head. The
 //! model asks its sources for experts and rows and never opens a file.
 
 mod attention;

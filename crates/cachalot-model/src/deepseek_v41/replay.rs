@@ -16,7 +16,7 @@ impl Model {
     /// Where there are no more tokens than the window holds, or no compressed layers, this is the exact prefill.
     ///
     /// # Errors
-    /// As [`crate::Model::advance`], and [`StepError::Cancelled`]. Then the sequence has not moved.
+    /// As [`crate::Model::step`], and [`StepError::Cancelled`]. Then the sequence has not moved.
     pub(crate) fn prefill_replay<'w>(
         &self,
         work: &'w mut Workspace,
@@ -38,7 +38,7 @@ impl Model {
             done += tokens_now.len();
             let logits = if done < tokens.len() { LogitsOf::Later(tokens.len() - done) } else { LogitsOf::Last };
             let segments = &mut [Segment { sequence: &mut fork, tokens: tokens_now, embeddings: None, logits }];
-            self.step(reach, work, segments, None)?;
+            self.step_within(reach, work, segments, None)?;
             if !progress(done) {
                 return Err(StepError::Cancelled);
             }
@@ -47,6 +47,7 @@ impl Model {
             fork.forget_before_here();
         }
         *sequence = fork;
+        self.trunk.logits(work, 0..work.wanted.len());
         Ok(&work.logits)
     }
 }

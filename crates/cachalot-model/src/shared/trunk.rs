@@ -3,6 +3,7 @@
 //! Owns the parts of a step that read and write the same way in both generations; the order in which they follow each
 //! other is the architecture's (its `forward.rs`).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use cachalot_checkpoint::{CheckpointError, family};
@@ -271,8 +272,9 @@ impl Trunk {
         }
     }
 
-    /// Logits of the positions asked for, the streams collapsed by `work.pre`.
-    pub fn logits(&self, work: &mut Workspace, segments: &[Segment]) {
+    /// Ends a step: collapses by `work.pre` and normalises the streams of the positions whose logits are wanted, which
+    /// become `work.x`.
+    pub fn end(&self, work: &mut Workspace, segments: &[Segment]) {
         let (count, hidden, eps) = (self.config.hc_mult, self.config.hidden_size, self.config.rms_norm_eps);
         let width = count * hidden;
         let mut wanted = std::mem::take(&mut work.wanted);
@@ -293,12 +295,18 @@ impl Trunk {
         for (out, input) in work.x.chunks_exact_mut(hidden).zip(work.collapsed.chunks_exact(hidden)) {
             rms_norm(&self.compute, input, &self.norm, eps, out);
         }
-        sized(&mut work.logits, wanted.len() * self.config.vocab_size);
-        if !wanted.is_empty() {
-            work.flat.set(&self.compute, &work.x, hidden, Treatment::Float32);
+        work.wanted = wanted;
+    }
+
+    /// Logits of these positions among those that the step which ended wanted.
+    pub fn logits(&self, work: &mut Workspace, positions: Range<usize>) {
+        let hidden = self.config.hidden_size;
+        sized(&mut work.logits, positions.len() * self.config.vocab_size);
+        if !positions.is_empty() {
+            let x = &work.x[positions.start * hidden..positions.end * hidden];
+            work.flat.set(&self.compute, x, hidden, Treatment::Float32);
             matmul_one(&self.compute, &self.head, &work.flat, &mut work.logits);
         }
-        work.wanted = wanted;
     }
 
     /// First position of `layer`'s window that a query at `position` sees.

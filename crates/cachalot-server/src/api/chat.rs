@@ -12,14 +12,13 @@ use cachalot_text::request::Api;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{TokenLogprob, json, logprobs, now, with_ignored};
+use super::{TokenLogprob, bytes, logprobs, now, with_ignored};
 use crate::answer::{Answer, Piece, Usage};
 use crate::app::App;
-use crate::body;
 use crate::error::{ApiError, Style};
 use crate::gate::{Client, random};
-use crate::prepare::{Asked, ignored_header, prepare, turn_ended};
-use crate::sse::{Frames, Narrator, stream};
+use crate::prepare::{Asked, ignored_header, prepared, receive, turn_ended};
+use crate::sse::{Frames, Narrator, tell};
 
 /// A whole answer.
 #[derive(Debug, Serialize, ToSchema)]
@@ -156,22 +155,14 @@ pub async fn create(
 }
 
 async fn answer(app: Arc<App>, client: Client, request: Request) -> Result<Response<Body>, ApiError> {
-    let (parts, body) = request.into_parts();
-    let body = body::read(&app, &parts.headers, body).await?;
-    let asked = prepare(&app, Api::Chat, body).await?.ask(&app, client)?;
-    let ignored = ignored_header(&asked.request.ignored);
-    let Asked { request, model, mut answer, mut updates, prompt, .. } = asked;
+    let prepared = receive(&app, request, |app, body| prepared(app, Api::Chat, body)).await?;
+    let Asked { request, model, answer, updates, prompt, .. } = prepared.ask(&app, client)?;
     let head = Head { id: random("chatcmpl-"), created: now(), model, tokenizer: Arc::clone(&app.card.tokenizer) };
-    let one_call = request.one_call;
-    if request.stream {
-        let keep_alive = app.options.keep_alive;
-        let narrator = ChatNarrator { head, include_usage: request.include_usage };
-        let at_end = Box::new(move |answer: &Answer, done: &_| turn_ended(&app, &prompt, one_call, answer, done));
-        return Ok(with_ignored(stream(narrator, answer, updates, keep_alive, at_end), ignored));
-    }
-    let done = answer.whole(&mut updates).await?;
-    turn_ended(&app, &prompt, one_call, &answer, &done);
-    Ok(with_ignored(json(&head.whole(&answer, request.sampling.logprobs)), ignored))
+    let narrator = ChatNarrator { head, include_usage: request.include_usage, logprobs: request.sampling.logprobs };
+    let keep_alive = app.options.keep_alive;
+    let at_end = Box::new(move |answer: &Answer, done: &_| turn_ended(&app, &prompt, request.one_call, answer, done));
+    let told = tell(narrator, request.stream, answer, updates, keep_alive, at_end).await?;
+    Ok(with_ignored(told, ignored_header(&request.ignored)))
 }
 
 struct Head {
@@ -236,6 +227,7 @@ fn usage(answer: &Answer) -> ChatUsage {
 struct ChatNarrator {
     head: Head,
     include_usage: bool,
+    logprobs: bool,
 }
 
 impl ChatNarrator {
@@ -262,6 +254,12 @@ impl ChatNarrator {
 }
 
 impl Narrator for ChatNarrator {
+    const STYLE: Style = Style::OpenAi;
+
+    fn whole(&self, answer: &Answer) -> Vec<u8> {
+        bytes(&self.head.whole(answer, self.logprobs))
+    }
+
     fn start(&mut self, answer: &Answer, out: &mut Frames) {
         let delta = match answer.starts_in_reasoning {
             true => Delta { content: Some(None), reasoning_content: Some(Some(String::new())), ..Delta::default() },

@@ -1,7 +1,7 @@
 //! Completions: raw text in, raw text out (protocol.md 5.4), and filling in the middle.
 //!
 //! Owns its own request, which the vendor's library does not know. Refuses what would change the answer and is not carried
-//! out. Log-probabilities of the prompt itself are not there yet: the engine computes those of generated tokens only.
+//! out. With `echo` log-probabilities cover the prompt, too, as programs that score texts want it (with `max_tokens` 0).
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::Response;
+use cachalot_engine::chat::TokenLogProbs;
 use cachalot_text::Tokenizer;
 use cachalot_text::parser::{FinishReason, ParserOptions, StartState};
 use serde::Serialize;
@@ -16,20 +17,20 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc::Receiver;
 use utoipa::ToSchema;
 
-use super::{finite, json, now, spell, with_ignored};
+use super::{bytes, finite, now, spell, with_ignored};
 use crate::answer::{Answer, Usage};
 use crate::app::App;
-use crate::body;
 use crate::error::{ApiError, Style};
 use crate::gate::{Client, random};
 use crate::generation::Update;
-use crate::prepare::{ignored_header, log, on_a_thread, submit};
+use crate::prepare::{ignored_header, log, receive, submit};
+use crate::sse::patiently;
 
 mod events;
 mod request;
 
 pub use request::CompletionRequest;
-use request::{Ask, ready};
+use request::{Ask, Echo, ready};
 
 /// An answer, or more of one.
 #[derive(Debug, Serialize, ToSchema)]
@@ -53,13 +54,14 @@ pub struct CompletionChoice {
     finish_reason: Option<&'static str>,
 }
 
-/// Per token.
+/// Per token; null where nothing stands before it.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct CompletionLogprobs {
     tokens: Vec<String>,
-    token_logprobs: Vec<f64>,
-    #[schema(value_type = Vec<Object>)]
-    top_logprobs: Vec<Map<String, Value>>,
+    token_logprobs: Vec<Option<f64>>,
+    #[schema(value_type = Vec<Option<Object>>)]
+    top_logprobs: Vec<Option<Map<String, Value>>>,
+    /// In characters of the choice's text.
     text_offset: Vec<usize>,
 }
 
@@ -88,13 +90,7 @@ pub async fn create(
 }
 
 async fn answer(app: Arc<App>, client: Client, request: Request) -> Result<Response<Body>, ApiError> {
-    let (parts, body) = request.into_parts();
-    let body = body::read(&app, &parts.headers, body).await?;
-    let work = {
-        let app = Arc::clone(&app);
-        move || ready(&app, &body.text)
-    };
-    let ready = on_a_thread(&app, work).await?;
+    let ready = receive(&app, request, ready).await?;
     let head = Head {
         id: random("cmpl-"),
         created: now(),
@@ -110,9 +106,16 @@ async fn answer(app: Arc<App>, client: Client, request: Request) -> Result<Respo
         let updates = submit(&app, client, ids, engine, parser, false, false)?;
         choices.push(Choosing { echo, answer: Answer::new(false, false), updates });
     }
-    if ready.stream {
-        return Ok(with_ignored(events::stream(&app, head, choices, ready.include_usage), ignored));
-    }
+    let keep_alive = app.options.keep_alive;
+    let response = match ready.stream {
+        true => events::stream(keep_alive, head, choices, ready.include_usage),
+        false => patiently(whole(head, choices), Style::OpenAi, keep_alive).await?,
+    };
+    Ok(with_ignored(response, ignored))
+}
+
+/// The answers to all prompts, when the last one has ended.
+async fn whole(head: Head, choices: Vec<Choosing>) -> Result<Vec<u8>, ApiError> {
     let mut whole = Vec::with_capacity(choices.len());
     let mut usage = CompletionUsage::default();
     for (index, choosing) in choices.into_iter().enumerate() {
@@ -121,19 +124,25 @@ async fn answer(app: Arc<App>, client: Client, request: Request) -> Result<Respo
         log(&answer, &done);
         usage.add(&answer.usage);
         let logprobs = head.logprobs.then(|| {
-            let mut logprobs = CompletionLogprobs::default();
-            logprobs.extend(&head.tokenizer, &answer.content_logprobs, echo.chars().count());
+            let (mut logprobs, mut offset) = (CompletionLogprobs::default(), 0);
+            if let Some(echo) = &echo {
+                logprobs.echo(&head.tokenizer, &echo.ids, &answer.prompt_logprobs);
+                offset = echo.text.chars().count();
+            }
+            let offset = logprobs.extend(&head.tokenizer, &answer.content_logprobs, offset);
+            logprobs.extend(&head.tokenizer, &done.unsaid, offset);
             logprobs
         });
         let finish_reason = Some(finish_reason(&answer));
-        whole.push(CompletionChoice { text: echo + &answer.content, index, logprobs, finish_reason });
+        let text = echo.map_or_else(String::new, |echo| echo.text) + &answer.content;
+        whole.push(CompletionChoice { text, index, logprobs, finish_reason });
     }
-    Ok(with_ignored(json(&head.completion(whole, Some(usage))), ignored))
+    Ok(bytes(&head.completion(whole, Some(usage))))
 }
 
 /// The answer to one prompt as it comes.
 struct Choosing {
-    echo: String,
+    echo: Option<Echo>,
     answer: Answer,
     updates: Receiver<Update>,
 }
@@ -174,23 +183,38 @@ impl CompletionUsage {
 }
 
 impl CompletionLogprobs {
-    /// Adds tokens; the first one stands `offset` characters behind the start of the text. Returns where the next stands.
-    fn extend(
-        &mut self,
-        tokenizer: &Tokenizer,
-        tokens: &[cachalot_engine::chat::TokenLogProbs],
-        mut offset: usize,
-    ) -> usize {
+    /// Adds the tokens `ids` of a prompt, the start of the text; `scores` are those of its last tokens, in their order.
+    fn echo(&mut self, tokenizer: &Tokenizer, ids: &[u32], scores: &[TokenLogProbs]) {
+        let mut offset = 0;
+        // Of the first one nothing is told, as nothing that was asked for stands before it.
+        for (index, id) in ids.iter().enumerate() {
+            let at = (scores.len() + index).checked_sub(ids.len()).filter(|_| index > 0);
+            let score = at.and_then(|at| scores.get(at));
+            offset = self.push(tokenizer, *id, score, offset);
+        }
+    }
+
+    /// Adds tokens of an answer, the one that ended it included, as OpenAI's API has it; the first one stands `offset`
+    /// characters behind the start of the text. Returns where the next stands.
+    fn extend(&mut self, tokenizer: &Tokenizer, tokens: &[TokenLogProbs], mut offset: usize) -> usize {
         for token in tokens {
-            let (text, bytes) = spell(tokenizer, token.chosen.id);
-            self.text_offset.push(offset);
-            // Bytes that continue a character add none.
-            offset += bytes.iter().filter(|byte| (**byte & 0xC0) != 0x80).count();
-            self.tokens.push(text);
-            self.token_logprobs.push(finite(token.chosen.logprob));
-            let top = token.top.iter().map(|top| (spell(tokenizer, top.id).0, finite(top.logprob).into()));
-            self.top_logprobs.push(top.collect());
+            offset = self.push(tokenizer, token.chosen.id, Some(token), offset);
         }
         offset
+    }
+
+    /// Returns where the next token stands.
+    fn push(&mut self, tokenizer: &Tokenizer, id: u32, score: Option<&TokenLogProbs>, offset: usize) -> usize {
+        let (text, bytes) = spell(tokenizer, id);
+        self.text_offset.push(offset);
+        self.token_logprobs.push(score.map(|score| finite(score.chosen.logprob)));
+        // The most likely ones and, as OpenAI's API has it, the token itself.
+        self.top_logprobs.push(score.map(|score| {
+            let all = score.top.iter().chain([&score.chosen]);
+            all.map(|token| (spell(tokenizer, token.id).0, finite(token.logprob).into())).collect()
+        }));
+        self.tokens.push(text);
+        // Bytes that continue a character add none.
+        offset + bytes.iter().filter(|byte| (**byte & 0xC0) != 0x80).count()
     }
 }

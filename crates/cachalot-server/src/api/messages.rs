@@ -14,14 +14,13 @@ use serde::Serialize;
 use serde_json::{Map, Value, json as value};
 use utoipa::ToSchema;
 
-use super::{json, with_ignored};
+use super::{bytes, json, with_ignored};
 use crate::answer::{Answer, Call, Piece};
 use crate::app::App;
-use crate::body;
 use crate::error::{ApiError, Style};
 use crate::gate::{Client, random};
-use crate::prepare::{Asked, ignored_header, prepare, turn_ended};
-use crate::sse::{Frames, Narrator, stream};
+use crate::prepare::{Asked, ignored_header, prepared, receive, turn_ended};
+use crate::sse::{Frames, Narrator, tell};
 
 /// A whole answer.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -95,29 +94,19 @@ pub async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Resp
 }
 
 async fn count(app: Arc<App>, request: Request) -> Result<Response<Body>, ApiError> {
-    let (parts, body) = request.into_parts();
-    let body = body::read(&app, &parts.headers, body).await?;
-    let prepared = prepare(&app, Api::Messages, body).await?;
+    let prepared = receive(&app, request, |app, body| prepared(app, Api::Messages, body)).await?;
     let ignored = ignored_header(&prepared.request.ignored);
     Ok(with_ignored(json(&TokenCount { input_tokens: prepared.prompt.ids.len() }), ignored))
 }
 
 async fn answer(app: Arc<App>, client: Client, request: Request) -> Result<Response<Body>, ApiError> {
-    let (parts, body) = request.into_parts();
-    let body = body::read(&app, &parts.headers, body).await?;
-    let asked = prepare(&app, Api::Messages, body).await?.ask(&app, client)?;
-    let ignored = ignored_header(&asked.request.ignored);
-    let Asked { request, model, mut answer, mut updates, prompt, .. } = asked;
-    let (id, one_call) = (random("msg_"), request.one_call);
-    if request.stream {
-        let keep_alive = app.options.keep_alive;
-        let narrator = MessagesNarrator { id, model, blocks: 0, open: None };
-        let at_end = Box::new(move |answer: &Answer, done: &_| turn_ended(&app, &prompt, one_call, answer, done));
-        return Ok(with_ignored(stream(narrator, answer, updates, keep_alive, at_end), ignored));
-    }
-    let done = answer.whole(&mut updates).await?;
-    turn_ended(&app, &prompt, one_call, &answer, &done);
-    Ok(with_ignored(json(&whole(&id, &model, &answer)), ignored))
+    let prepared = receive(&app, request, |app, body| prepared(app, Api::Messages, body)).await?;
+    let Asked { request, model, answer, updates, prompt, .. } = prepared.ask(&app, client)?;
+    let narrator = MessagesNarrator { id: random("msg_"), model, blocks: 0, open: None };
+    let keep_alive = app.options.keep_alive;
+    let at_end = Box::new(move |answer: &Answer, done: &_| turn_ended(&app, &prompt, request.one_call, answer, done));
+    let told = tell(narrator, request.stream, answer, updates, keep_alive, at_end).await?;
+    Ok(with_ignored(told, ignored_header(&request.ignored)))
 }
 
 fn whole(id: &str, model: &str, answer: &Answer) -> Message {
@@ -209,6 +198,12 @@ impl MessagesNarrator {
 }
 
 impl Narrator for MessagesNarrator {
+    const STYLE: Style = Style::Anthropic;
+
+    fn whole(&self, answer: &Answer) -> Vec<u8> {
+        bytes(&whole(&self.id, &self.model, answer))
+    }
+
     fn start(&mut self, answer: &Answer, out: &mut Frames) {
         let message = Message {
             id: self.id.clone(),

@@ -52,7 +52,17 @@ pub fn parse<'b, T: Deserialize<'b>>(body: &'b str) -> Result<T, ApiError> {
 
 /// A JSON response.
 pub fn json(value: &impl Serialize) -> Response<Body> {
-    let mut response = Response::new(Body::from(serde_json::to_vec(value).unwrap_or_default()));
+    json_response(Body::from(bytes(value)))
+}
+
+/// The JSON of one of our own types, which always has one.
+pub fn bytes(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// A response whose body is JSON.
+pub fn json_response(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

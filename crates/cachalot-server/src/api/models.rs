@@ -19,6 +19,10 @@ use crate::error::{ApiError, Style};
 pub struct ModelList {
     object: &'static str,
     data: Vec<Model>,
+    /// For Codex, which complains if it is missing; always empty. What its entries hold is Codex's own and changes with its
+    /// versions, instructions for the model among it; of a model that is not listed it takes what its user configured.
+    #[schema(value_type = Vec<Object>)]
+    models: [(); 0],
     has_more: bool,
     first_id: String,
     last_id: String,
@@ -84,7 +88,8 @@ fn model(card: &ModelCard, id: &str) -> Model {
 pub async fn list(State(app): State<Arc<App>>) -> Response<Body> {
     let card = &app.card;
     let (first_id, last_id) = (card.id.clone(), card.id.clone());
-    json(&ModelList { object: "list", data: vec![model(card, &card.id)], has_more: false, first_id, last_id })
+    let data = vec![model(card, &card.id)];
+    json(&ModelList { object: "list", data, models: [], has_more: false, first_id, last_id })
 }
 
 /// `GET /v1/models/{id}`.

@@ -81,6 +81,13 @@ impl Asked {
         read
     }
 
+    /// Whatever still comes until the connection ends, in whichever way.
+    pub fn rest(mut self) -> String {
+        let mut rest = Vec::new();
+        let _ = self.reader.read_to_end(&mut rest);
+        String::from_utf8_lossy(&rest).into_owned()
+    }
+
     /// Reads the whole response.
     pub fn reply(mut self) -> Reply {
         let mut line = || {

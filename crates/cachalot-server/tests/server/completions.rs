@@ -1,5 +1,6 @@
 //! Raw completions (protocol.md 5.4), log-probabilities, and counting.
 
+use cachalot_server::{Limits, ServerOptions};
 use cachalot_text::Family;
 use serde_json::{Value, json};
 
@@ -53,6 +54,97 @@ fn several_prompts_are_answered_each_with_its_index() {
         texts[choice["index"].as_u64().unwrap() as usize] += choice["text"].as_str().unwrap();
     }
     assert_eq!(texts, ["aone two three", "bone two three"]);
+}
+
+#[test]
+fn a_prompt_is_scored_token_by_token() {
+    let (server, playback) = playing(Family::V41, Default::default());
+    let tokenizer = released(Family::V41);
+    playback.plays(&written(Family::V41, " done now"));
+    let ask = |body: &Value| post(server.address, "/v1/completions", body);
+    let strings = |part: &Value| -> Vec<String> {
+        part.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+
+    // A text, before which a begin of sentence is put that nobody sees; a character of several tokens is in it.
+    let text = "é🐋 x y";
+    let body = json!({"prompt": text, "echo": true, "logprobs": 1, "max_tokens": 0});
+    let reply = ask(&body).json();
+    let choice = &reply["choices"][0];
+    assert_eq!((&choice["text"], &choice["finish_reason"]), (&json!(text), &json!("length")));
+    let (ids, request) = playback.last_asked();
+    assert_eq!((request.max_tokens, request.prompt_logprobs, ids[0]), (0, Some(1), 0));
+    let shown = &ids[1..];
+    let logprobs = &choice["logprobs"];
+    // The first token has none; the second one's is that of the third one of the prompt.
+    let expected: Vec<Value> =
+        (0..shown.len()).map(|at| if at == 0 { Value::Null } else { json!(-(at as f64) - 1.0) }).collect();
+    assert_eq!(logprobs["token_logprobs"], Value::from(expected));
+    assert_eq!(logprobs["top_logprobs"][0], Value::Null);
+    // The most likely one and the token itself.
+    let top = logprobs["top_logprobs"][1].as_object().unwrap();
+    assert_eq!((top.len(), &top[logprobs["tokens"][1].as_str().unwrap()]), (2, &json!(-2.0)));
+    let bytes = |id: &u32| tokenizer.token_bytes(*id).unwrap().to_vec();
+    let mut offset = 0;
+    for (id, told) in shown.iter().zip(logprobs["text_offset"].as_array().unwrap()) {
+        assert_eq!(*told, offset);
+        offset += bytes(id).iter().filter(|byte| (**byte & 0xC0) != 0x80).count();
+    }
+    assert_eq!(offset, text.chars().count());
+    assert_eq!(strings(&logprobs["tokens"]).len(), shown.len());
+
+    // Ids are told as they were given, the begin of sentence included; the answer follows.
+    for ids in [vec![0, 5, 6], vec![5, 6, 7]] {
+        let body = json!({"prompt": [ids], "echo": true, "logprobs": 0, "max_tokens": 1, "temperature": 0});
+        let choice = ask(&body).json()["choices"][0].clone();
+        let logprobs = &choice["logprobs"];
+        assert_eq!(logprobs["token_logprobs"], json!([null, -1.0, -2.0, -0.5]));
+        assert_eq!(strings(&logprobs["tokens"]).concat(), choice["text"].as_str().unwrap());
+        assert_eq!(choice["text"], tokenizer.decode(&ids).unwrap() + " done");
+        let last = logprobs["text_offset"][3].as_u64().unwrap() as usize;
+        assert_eq!(choice["text"].as_str().unwrap().chars().skip(last).collect::<String>(), " done");
+        assert_eq!(logprobs["top_logprobs"][3], json!({" done": -0.5}));
+    }
+
+    // As events: what is said of all of them is what is said at once.
+    let mut body = json!({"prompt": ["a b c", "é🐋"], "echo": true, "logprobs": 2, "max_tokens": 3});
+    let whole = ask(&body).json();
+    body["stream"] = true.into();
+    let mut told = vec![json!({"text": "", "logprobs": {}}); 2];
+    for (_, data) in ask(&body).events() {
+        let Some(choice) = data["choices"].get(0) else { continue };
+        let into = &mut told[choice["index"].as_u64().unwrap() as usize];
+        into["text"] = (into["text"].as_str().unwrap().to_owned() + choice["text"].as_str().unwrap()).into();
+        for (field, values) in choice["logprobs"].as_object().into_iter().flatten() {
+            let all = into["logprobs"].as_object_mut().unwrap().entry(field.as_str()).or_insert_with(|| json!([]));
+            all.as_array_mut().unwrap().extend(values.as_array().unwrap().clone());
+        }
+    }
+    for (index, told) in told.iter().enumerate() {
+        let choice = &whole["choices"][index];
+        assert_eq!((&told["text"], &told["logprobs"]), (&choice["text"], &choice["logprobs"]));
+    }
+}
+
+#[test]
+fn scores_are_refused_where_they_are_too_many_or_mean_nothing() {
+    let limits = Limits { prompt_logprobs: 40, ..Limits::default() };
+    let (server, playback) = playing(Family::V41, ServerOptions { limits, ..ServerOptions::default() });
+    playback.plays(&[633]);
+    let ids: Vec<u32> = (10..20).collect();
+    let ask = |more: Value| {
+        let mut body = json!({"prompt": ids, "echo": true, "max_tokens": 0});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        post(server.address, "/v1/completions", &body)
+    };
+    assert_eq!(ask(json!({"logprobs": 3})).status, 200);
+    let refused = ask(json!({"logprobs": 4}));
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("logprobs")));
+    assert!(refused.message().contains("50 log-probabilities") && refused.message().contains("at most 40"));
+    let refused = ask(json!({"prompt": "a", "logprobs": 0, "suffix": "b"}));
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("echo")));
+    // Without log-probabilities only the text before the hole is repeated.
+    assert_eq!(ask(json!({"prompt": "a", "suffix": "b", "max_tokens": 1})).json()["choices"][0]["text"], "aok");
 }
 
 #[test]
@@ -121,7 +213,13 @@ fn log_probabilities_name_tokens_by_text_and_bytes() {
     let body = json!({"prompt": "x", "logprobs": 1, "max_tokens": 100});
     let choice = post(server.address, "/v1/completions", &body).json()["choices"][0].clone();
     let tokens = choice["logprobs"]["tokens"].as_array().unwrap();
-    assert_eq!(tokens.len(), ids.len());
+    // The token that ended the answer is no part of its text.
+    assert_eq!((tokens.len(), &tokens[ids.len()]), (ids.len() + 1, &json!("<｜end▁of▁sentence｜>")));
+    let offset = choice["text"].as_str().unwrap().chars().count();
+    assert_eq!(
+        (&choice["logprobs"]["text_offset"][ids.len()], &choice["logprobs"]["token_logprobs"][ids.len()]),
+        (&json!(offset), &json!(-0.75))
+    );
     assert_eq!(tokens[0], tokenizer.decode(&ids[..1]).unwrap());
     assert_eq!(choice["logprobs"]["text_offset"][1], 1);
     assert_eq!(choice["logprobs"]["top_logprobs"][0].as_object().unwrap().len(), 1);

@@ -9,3 +9,4 @@ mod playback;
 mod replay;
 mod responses;
 mod streams;
+mod waiting;

@@ -58,6 +58,12 @@ fn the_model_answers_through_every_api() {
     let body = json!({"prompt": "The capital of Japan is", "temperature": 0, "max_tokens": 5, "logprobs": 2});
     let completion = post(server.address, "/v1/completions", &body).json();
     assert_eq!(completion["choices"][0]["logprobs"]["tokens"].as_array().map(Vec::len), Some(5), "{completion}");
+
+    let body = json!({"prompt": "The capital of Japan is", "max_tokens": 0, "echo": true, "logprobs": 1});
+    let scored = post(server.address, "/v1/completions", &body).json()["choices"][0].clone();
+    assert_eq!(scored["text"], "The capital of Japan is");
+    let scores = scored["logprobs"]["token_logprobs"].as_array().unwrap();
+    assert!(scores.len() > 2 && scores[0].is_null() && scores[1..].iter().all(|score| score.as_f64().unwrap() < 0.0));
 }
 
 #[test]

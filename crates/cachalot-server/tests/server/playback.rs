@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cachalot_engine::sampling::LogProb;
-use cachalot_engine::scheduler::{Job, JobEvent, Status, SubmitError};
+use cachalot_engine::scheduler::{Job, JobError, JobEvent, Status, SubmitError};
 use cachalot_engine::session::{Finish, Outcome, Request};
 use cachalot_engine::stats::StatsReport;
 use cachalot_engine::{Constraints, Flow};
@@ -29,6 +29,8 @@ pub struct Play {
     pub pause: Duration,
     /// Time before anything happens.
     pub delay: Duration,
+    /// Whether it ends with an error.
+    pub fails: bool,
 }
 
 /// Plays.
@@ -85,7 +87,7 @@ impl Backend for Playback {
     }
 
     fn status(&self) -> Status {
-        Status { running: 1, generated_tokens: 7, ..Status::default() }
+        Status { running: 1, generated_tokens: 7, kept_tokens: 900, ..Status::default() }
     }
 
     fn stats(&self) -> Option<StatsReport> {
@@ -123,17 +125,26 @@ impl Backend for Slowly {
 fn play_job(play: Play, mut job: Job, ended: impl FnOnce(Finish, usize)) {
     std::thread::sleep(play.delay);
     let top = job.request.top_logprobs;
+    let probable = |id: u32, count: usize| -> Vec<LogProb> {
+        (0..count as u32).map(|rank| LogProb { id: id + rank, logprob: -f64::from(rank) }).collect()
+    };
     let (mut finish, mut played) = (if play.length { Finish::Length } else { Finish::EndOfAnswer }, 0);
     if (job.sink)(JobEvent::Prefill { done: play.cached_tokens, total: play.prompt_tokens }) == Flow::Cancel {
         finish = Finish::Cancelled;
     } else {
+        if let Some(top) = job.request.prompt_logprobs {
+            for (index, &id) in job.prompt.iter().enumerate().skip(1) {
+                let logprob = LogProb { id, logprob: -(index as f64) };
+                (job.sink)(JobEvent::PromptToken { logprob, top: &probable(id + 1, top) });
+            }
+            (job.sink)(JobEvent::Prefill { done: play.prompt_tokens, total: play.prompt_tokens });
+        }
         for &id in &play.ids {
             if played >= job.request.max_tokens {
                 finish = Finish::Length;
                 break;
             }
-            let probable: Vec<LogProb> =
-                (0..top.unwrap_or(0) as u32).map(|rank| LogProb { id: id + rank, logprob: -f64::from(rank) }).collect();
+            let probable = probable(id, top.unwrap_or(0));
             let logprobs = top.map(|_| (LogProb { id, logprob: -0.5 }, probable.as_slice()));
             played += 1;
             match (job.sink)(JobEvent::Token { id, logprobs }) {
@@ -149,6 +160,9 @@ fn play_job(play: Play, mut job: Job, ended: impl FnOnce(Finish, usize)) {
             }
         }
     }
+    if let Some(top) = top.filter(|_| finish == Finish::EndOfAnswer) {
+        (job.sink)(JobEvent::EndToken { logprob: LogProb { id: 1, logprob: -0.75 }, top: &probable(1, top) });
+    }
     let outcome = Outcome {
         finish,
         prompt_tokens: play.prompt_tokens,
@@ -158,7 +172,7 @@ fn play_job(play: Play, mut job: Job, ended: impl FnOnce(Finish, usize)) {
         time_to_first_token: Duration::from_millis(1),
         decode_time: Duration::from_millis(1),
     };
-    (job.sink)(JobEvent::End(Ok(outcome)));
+    (job.sink)(JobEvent::End(if play.fails { Err(JobError::TimedOut) } else { Ok(outcome) }));
     ended(finish, played);
 }
 

@@ -114,15 +114,19 @@ impl<'v> Document<'v> {
     }
 }
 
+/// Between two tokens of JSON: eight levels of four spaces, or of tabs.
+const WHITE_SPACE: &str = r" |\r?\n( {0,32}|\t{1,8})";
+
 /// Options of the grammar library.
 ///
-/// White space between tokens of JSON has a bound: a weak model would write it for ever. Escapes of printable characters
+/// White space between tokens of JSON is a space, or a line end and its indentation, as every printer of JSON writes it:
+/// a weak model would write more for ever. Escapes of printable characters
 /// are possible in names only, and would let a name be written in another way than the one that was used already; without
 /// `u` they are not.
 fn guidance(open_objects: bool, relaxed: bool) -> Value {
     let escapes = if open_objects { "nrbtf\\\"" } else { "nrbtf\\\"u" };
     json!({
-        "whitespace_pattern": "[ \\n\\r\\t]{1,64}",
+        "whitespace_pattern": WHITE_SPACE,
         "json_allowed_escapes": escapes,
         "coerce_one_of": relaxed,
     })

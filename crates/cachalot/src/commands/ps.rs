@@ -64,7 +64,15 @@ fn shown(status: &ServerStatus) -> String {
         ("prefill", rate(status.prefill_tokens_per_second)),
         ("experts", status.expert_hit_rate.map_or_else(unknown, |rate| format!("{:.1}% in memory", 100.0 * rate))),
         ("disk", status.disk_bytes_per_second.map_or_else(unknown, |rate| format!("{}/s", gigabytes(rate as u64)))),
-        ("prefixes", format!("{} states, {}", status.kept_states, gigabytes(status.kept_bytes))),
+        (
+            "prefixes",
+            format!(
+                "{} tokens in {} states, {}",
+                status.prefix_tokens_kept,
+                status.kept_states,
+                gigabytes(status.kept_bytes)
+            ),
+        ),
         (
             "tokens",
             format!(

@@ -113,6 +113,14 @@ pub struct LimitArgs {
     #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = parse_bytes)]
     pub max_body: u64,
 
+    /// Seconds that the body of a request may take to arrive, and that it may wait for room before
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().body_time.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    pub body_timeout: u64,
+
+    /// Seconds that a client may read nothing at all while there is something for it
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().unread_time.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    pub unread_timeout: u64,
+
     /// Seconds that an answer may take from its request on; any time if not given
     #[arg(long, value_name = "SECONDS")]
     pub request_timeout: Option<u64>,
@@ -238,8 +246,14 @@ fn options(args: &ServeArgs) -> anyhow::Result<ServerOptions> {
         grace: seconds(args.limits.grace),
         request_timeout: args.limits.request_timeout.map(seconds),
         log_prompts: args.logs.log_prompts,
-        // Bodies of the largest size must find room.
-        limits: Limits { body_bytes, bodies_bytes: limits.bodies_bytes.max(body_bytes), ..limits },
+        limits: Limits {
+            body_bytes,
+            // Bodies of the largest size must find room.
+            bodies_bytes: limits.bodies_bytes.max(body_bytes),
+            body_time: seconds(args.limits.body_timeout),
+            unread_time: seconds(args.limits.unread_timeout),
+            ..limits
+        },
     })
 }
 

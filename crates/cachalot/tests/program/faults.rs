@@ -34,6 +34,8 @@ fn a_disk_that_fails_is_named_and_the_chat_goes_on_when_it_recovers() {
     for part in ["model-0000", "reading ", " at offset ", "Input/output error"] {
         assert!(run.err.contains(part), "no {part:?} in {run:?}");
     }
+    let twice = |line: &str| line.matches("Input/output error").count() > 1;
+    assert!(!run.err.lines().any(twice), "{run:?}");
     // A message that failed is taken back: the next one is answered as if there had been none.
     assert!(!run.out.is_empty() && run.out.len() < healthy.out.len() && healthy.out.starts_with(&run.out), "{run:?}");
     let last = run.err.trim_end().lines().last().unwrap_or_default();

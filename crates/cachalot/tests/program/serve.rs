@@ -36,8 +36,9 @@ fn ask(address: &str, path: &str, body: &str) -> String {
 #[cfg(unix)]
 #[test]
 fn it_answers_tells_about_itself_and_stops_when_told() {
-    let (_folder, config) =
-        file("port = 0\nname = \"from-file\"\nalias = [\"other\"]\ngrace = 5\nlog-format = \"json\"\n");
+    let (_folder, config) = file(
+        "port = 0\nname = \"from-file\"\nalias = [\"other\"]\ngrace = 5\nbody-timeout = 20\nunread-timeout = 30\nlog-format = \"json\"\n",
+    );
     let mut command = program(&["serve", "--config", &config, "--threads", "1"]);
     command.env("CACHALOT_NAME", "from-environment").env("CACHALOT_API_KEY", "the-key");
     let (child, address, mut err) = start(&mut command);
@@ -73,6 +74,8 @@ fn settings_that_cannot_be_meant_are_refused_with_their_place() {
         ("prot = 1", "no setting \"prot\""),
         ("port = \"many\"", "many"),
         ("open = 1", "open must be true or false"),
+        ("body-timeout = 0", "body-timeout"),
+        ("unread-timeout = \"soon\"", "unread-timeout"),
         ("port = [", "is not TOML"),
         ("config = \"x\"", "no setting \"config\""),
         ("alias = [[1]]", "alias"),

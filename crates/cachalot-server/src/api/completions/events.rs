@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,9 +11,8 @@ use futures_util::future::select_all;
 use futures_util::stream::unfold;
 use tokio::time::timeout;
 
-use super::{Choosing, CompletionChoice, CompletionLogprobs, CompletionUsage, Head, finish_reason};
+use super::{Choosing, CompletionChoice, CompletionLogprobs, CompletionUsage, Echo, Head, finish_reason};
 use crate::answer::{Piece, Step};
-use crate::app::App;
 use crate::error::ApiError;
 use crate::prepare::log;
 use crate::sse::{Frames, event_stream};
@@ -32,15 +30,16 @@ struct Telling {
 }
 
 /// A response that tells all `choices` as they come.
-pub(super) fn stream(app: &Arc<App>, head: Head, choices: Vec<Choosing>, include_usage: bool) -> Response<Body> {
+pub(super) fn stream(keep_alive: Duration, head: Head, choices: Vec<Choosing>, include_usage: bool) -> Response<Body> {
     let mut echoes = VecDeque::new();
     let mut going = Vec::with_capacity(choices.len());
     for (index, mut choosing) in choices.into_iter().enumerate() {
-        let echo = std::mem::take(&mut choosing.echo);
-        going.push((index, choosing, echo.chars().count()));
-        echoes.extend((!echo.is_empty()).then_some((index, echo)));
+        let offset = choosing.echo.as_ref().map_or(0, |echo| echo.text.chars().count());
+        // With log-probabilities it is told when they are there.
+        let echo = choosing.echo.take_if(|_| !head.logprobs);
+        echoes.extend(echo.map(|echo| (index, echo.text)));
+        going.push((index, choosing, offset));
     }
-    let keep_alive = app.options.keep_alive;
     let usage = CompletionUsage::default();
     let telling = Telling { head, include_usage, keep_alive, going, echoes, usage, ended: false };
     let frames = unfold(telling, |mut telling| async move {
@@ -80,6 +79,14 @@ impl Telling {
     fn step(&mut self, step: Result<Step, ApiError>, place: usize, out: &mut Frames) {
         match step {
             Ok(Step::Started) => {}
+            Ok(Step::Scored) => {
+                let (index, choosing, _) = &mut self.going[place];
+                let Some(Echo { text, ids }) = choosing.echo.take() else { return };
+                let mut logprobs = CompletionLogprobs::default();
+                logprobs.echo(&self.head.tokenizer, &ids, &std::mem::take(&mut choosing.answer.prompt_logprobs));
+                let index = *index;
+                self.tell(index, text, Some(logprobs), None, out);
+            }
             Ok(Step::Pieces(pieces)) => {
                 for piece in pieces {
                     let Piece::Content(text, tokens) = piece else { continue };
@@ -95,10 +102,15 @@ impl Telling {
                 }
             }
             Ok(Step::Done(done)) => {
-                let (index, choosing, _) = self.going.swap_remove(place);
+                let (index, choosing, offset) = self.going.swap_remove(place);
                 log(&choosing.answer, &done);
                 self.usage.add(&choosing.answer.usage);
-                self.tell(index, String::new(), None, Some(finish_reason(&choosing.answer)), out);
+                let logprobs = self.head.logprobs.then(|| {
+                    let mut logprobs = CompletionLogprobs::default();
+                    logprobs.extend(&self.head.tokenizer, &done.unsaid, offset);
+                    logprobs
+                });
+                self.tell(index, String::new(), logprobs, Some(finish_reason(&choosing.answer)), out);
             }
             Err(error) => {
                 self.ended = true;

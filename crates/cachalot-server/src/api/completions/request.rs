@@ -6,7 +6,7 @@ use cachalot_text::conversation::Effort;
 use cachalot_text::prompt;
 use cachalot_text::request::RequestedSampling;
 use cachalot_text::sampling::{MAX_OUTPUT, Mode, output_limit};
-use cachalot_text::spelling::{FIM_BEGIN, FIM_END, FIM_HOLE};
+use cachalot_text::spelling::{BOS, FIM_BEGIN, FIM_END, FIM_HOLE};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -99,8 +99,16 @@ pub struct Ask {
     pub ids: Vec<u32>,
     /// How it is answered.
     pub engine: EngineRequest,
-    /// What is repeated before the answer.
-    pub echo: String,
+    /// What is repeated before the answer, if anything.
+    pub echo: Option<Echo>,
+}
+
+/// A prompt that is repeated.
+pub struct Echo {
+    /// As it was given.
+    pub text: String,
+    /// Its tokens: without the begin of sentence that was put before a text.
+    pub ids: Vec<u32>,
 }
 
 /// Fields of a body that nobody here knows are dropped; these would change the answer.
@@ -157,9 +165,10 @@ pub fn ready(app: &App, body: &str) -> Result<Ready, ApiError> {
     params.validate().map_err(|error| ApiError::invalid(error.to_string()))?;
     let echo = request.echo.unwrap_or(false);
     let mut prompts = Vec::new();
-    for ids in encode(app, request.prompt, request.suffix.as_deref())? {
-        prompts.push(ask(app, ids, &params, request.max_tokens, request.logprobs, echo)?);
+    for encoded in encode(app, request.prompt, request.suffix.as_deref())? {
+        prompts.push(ask(app, encoded, &params, request.max_tokens, request.logprobs, echo)?);
     }
+    check_scores(app, &prompts)?;
     Ok(Ready {
         model,
         prompts,
@@ -173,7 +182,7 @@ pub fn ready(app: &App, body: &str) -> Result<Ready, ApiError> {
 
 fn ask(
     app: &App,
-    ids: Vec<u32>,
+    Encoded { ids, text }: Encoded,
     sampling: &SamplingParams,
     max_tokens: Option<u32>,
     logprobs: Option<u8>,
@@ -188,15 +197,35 @@ fn ask(
         max_tokens: if given == Some(0) { 0 } else { max_tokens },
         prefill: Prefill::Exact,
         top_logprobs: logprobs.map(usize::from),
+        prompt_logprobs: logprobs.filter(|_| echo).map(usize::from),
         constraint: None,
     };
-    let shown = ids.strip_prefix(&[tokenizer.markers().bos]).unwrap_or(&ids);
-    let echo = if echo {
-        tokenizer.decode(shown).map_err(|error| ApiError::invalid(error.to_string()))?
-    } else {
-        String::new()
+    let echo = match text {
+        _ if !echo => None,
+        Some(text) => {
+            let put_before = usize::from(!text.starts_with(BOS));
+            Some(Echo { text, ids: ids[put_before..].to_vec() })
+        }
+        None => {
+            let text = tokenizer.decode(&ids).map_err(|error| ApiError::invalid(error.to_string()))?;
+            Some(Echo { text, ids: ids.clone() })
+        }
     };
     Ok(Ask { ids, engine, echo })
+}
+
+/// All log-probabilities of prompts lie in memory until they are told.
+fn check_scores(app: &App, prompts: &[Ask]) -> Result<(), ApiError> {
+    let of = |ask: &Ask| ask.engine.prompt_logprobs.map_or(0, |top| ask.ids.len() * (1 + top));
+    let (found, most) = (prompts.iter().map(of).sum::<usize>(), app.options.limits.prompt_logprobs);
+    if found > most {
+        let message = format!(
+            "echo with logprobs asks for {found} log-probabilities of the prompts, alternatives included; this server \
+             gives at most {most}: send fewer prompts at once"
+        );
+        return Err(ApiError::field("logprobs", message));
+    }
+    Ok(())
 }
 
 /// Checks the fields; returns the names of those that are dropped.
@@ -220,8 +249,8 @@ fn check(request: &CompletionRequest) -> Result<Vec<String>, ApiError> {
         let message = format!("Invalid max_tokens value, the valid range of max_tokens is [0, {MAX_OUTPUT}]");
         return Err(ApiError::field("max_tokens", message));
     }
-    if request.echo == Some(true) && request.logprobs.is_some() {
-        return refuse("echo", "together with logprobs: log-probabilities of a prompt are not computed yet");
+    if request.echo == Some(true) && request.logprobs.is_some() && request.suffix.is_some() {
+        return refuse("echo", "together with logprobs and suffix: the model does not see such a prompt as one text");
     }
     let mut ignored = Vec::new();
     for (name, value) in &request.others {
@@ -236,8 +265,14 @@ fn check(request: &CompletionRequest) -> Result<Vec<String>, ApiError> {
     Ok(ignored)
 }
 
+/// A prompt's ids, and its text where it was given as one.
+struct Encoded {
+    ids: Vec<u32>,
+    text: Option<String>,
+}
+
 /// The ids of every prompt.
-fn encode(app: &App, prompts: Option<Prompts>, suffix: Option<&str>) -> Result<Vec<Vec<u32>>, ApiError> {
+fn encode(app: &App, prompts: Option<Prompts>, suffix: Option<&str>) -> Result<Vec<Encoded>, ApiError> {
     let tokenizer = &app.card.tokenizer;
     let most = app.options.limits.prompts;
     let prompts = prompts.ok_or_else(|| ApiError::field("prompt", "prompt is missing"))?;
@@ -251,22 +286,24 @@ fn encode(app: &App, prompts: Option<Prompts>, suffix: Option<&str>) -> Result<V
                 "suffix is not supported: this model has no tokens to fill in the middle",
             ));
         }
-        return Ok(vec![prompt::fill_in_middle(tokenizer, &before, suffix)?.ids]);
+        let ids = prompt::fill_in_middle(tokenizer, &before, suffix)?.ids;
+        return Ok(vec![Encoded { ids, text: Some(before) }]);
     }
-    let text = |text: &str| Ok::<_, ApiError>(prompt::completion(tokenizer, text)?.ids);
+    let text = |text: String| {
+        let ids = prompt::completion(tokenizer, &text)?.ids;
+        Ok::<_, ApiError>(Encoded { ids, text: Some(text) })
+    };
     let ids = |ids: Vec<u32>| {
         if ids.is_empty() {
             return Err(ApiError::field("prompt", "prompt is empty"));
         }
         tokenizer.check_ids(&ids).map_err(|error| ApiError::field("prompt", error.to_string()))?;
-        Ok(ids)
+        Ok(Encoded { ids, text: None })
     };
-    let encoded: Vec<Vec<u32>> = match prompts {
-        Prompts::Text(prompt) => vec![text(&prompt)?],
+    let encoded: Vec<Encoded> = match prompts {
+        Prompts::Text(prompt) => vec![text(prompt)?],
         Prompts::Ids(prompt) => vec![ids(prompt)?],
-        Prompts::Texts(prompts) if prompts.len() <= most => {
-            prompts.iter().map(|prompt| text(prompt)).collect::<Result<_, _>>()?
-        }
+        Prompts::Texts(prompts) if prompts.len() <= most => prompts.into_iter().map(text).collect::<Result<_, _>>()?,
         Prompts::IdLists(prompts) if prompts.len() <= most => prompts.into_iter().map(ids).collect::<Result<_, _>>()?,
         Prompts::Texts(_) | Prompts::IdLists(_) => {
             return Err(ApiError::field("prompt", format!("too many prompts; this server takes at most {most}")));

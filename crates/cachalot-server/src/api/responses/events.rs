@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::custom::CustomInput;
 use super::object::{CallKind, ResponseObject, Slot};
 use crate::answer::{Answer, Piece};
-use crate::error::ApiError;
+use crate::api::bytes;
+use crate::error::{ApiError, Style};
 use crate::sse::{Frames, Narrator};
 
 /// Tells one response.
@@ -123,6 +124,12 @@ impl ResponsesNarrator {
 }
 
 impl Narrator for ResponsesNarrator {
+    const STYLE: Style = Style::OpenAi;
+
+    fn whole(&self, answer: &Answer) -> Vec<u8> {
+        bytes(&self.object.ended(answer))
+    }
+
     fn start(&mut self, _: &Answer, out: &mut Frames) {
         let object = Arc::clone(&self.object);
         self.lifecycle("response.created", object.started(), out);

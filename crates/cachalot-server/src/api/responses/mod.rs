@@ -12,21 +12,20 @@ use std::sync::{Arc, PoisonError};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderValue, Response, header};
+use axum::http::Response;
 use cachalot_text::request::Api;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json as value};
 use utoipa::ToSchema;
 
-use super::{json, now, parse, with_ignored};
+use super::{json, json_response, now, parse, with_ignored};
 use crate::answer::Answer;
 use crate::app::App;
-use crate::body::{self, Text};
 use crate::error::{ApiError, Style};
 use crate::gate::{Client, random};
 use crate::generation::Done;
-use crate::prepare::{Asked, Prepared, ignored_header, on_a_thread, prepared, turn_ended};
-use crate::sse::stream;
+use crate::prepare::{Asked, Prepared, ignored_header, prepared, receive, turn_ended};
+use crate::sse::tell;
 use events::ResponsesNarrator;
 pub use object::ResponseBody;
 use object::{Echo, Items, ResponseObject};
@@ -67,11 +66,7 @@ pub async fn create(
 /// `GET /v1/responses/{id}`.
 pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response<Body> {
     match stored(&app, &id) {
-        Ok(stored) => {
-            let mut response = Response::new(Body::from(stored.response.clone()));
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
-        }
+        Ok(stored) => json_response(Body::from(stored.response.clone())),
         Err(error) => error.response(Style::OpenAi),
     }
 }
@@ -110,14 +105,14 @@ struct Begun {
     kept: Option<Vec<Value>>,
 }
 
-fn begin(app: &App, body: &Text) -> Result<Begun, ApiError> {
-    let Fields { input, previous_response_id, store, include, mut echo } = parse(&body.text)?;
+fn begin(app: &App, body: &str) -> Result<Begun, ApiError> {
+    let Fields { input, previous_response_id, store, include, mut echo } = parse(body)?;
     let keep = store.unwrap_or(true);
     echo.store = keep;
     echo.previous_response_id.clone_from(&previous_response_id);
     let mut items = Vec::new();
     let mut prepared = match &previous_response_id {
-        None => prepared(app, Api::Responses, &body.text)?,
+        None => prepared(app, Api::Responses, body)?,
         Some(id) => {
             let missing = |_| {
                 let message = format!("previous response {id:?} is not stored here; send the whole history as input");
@@ -126,7 +121,7 @@ fn begin(app: &App, body: &Text) -> Result<Begun, ApiError> {
             items.clone_from(&stored(app, id).map_err(missing)?.items);
             let mut whole = items.clone();
             whole.extend(as_items(&input));
-            let mut fields: serde_json::Map<String, Value> = parse(&body.text)?;
+            let mut fields: serde_json::Map<String, Value> = parse(body)?;
             fields.insert("input".to_owned(), whole.into());
             prepared(app, Api::Responses, &Value::Object(fields).to_string())?
         }
@@ -154,18 +149,10 @@ fn as_items(input: &Value) -> Vec<Value> {
 }
 
 async fn answer(app: Arc<App>, client: Client, request: Request) -> Result<Response<Body>, ApiError> {
-    let (parts, body) = request.into_parts();
-    let body = body::read(&app, &parts.headers, body).await?;
-    let work = {
-        let app = Arc::clone(&app);
-        move || begin(&app, &body)
-    };
-    let Begun { prepared, echo, kept } = on_a_thread(&app, work).await?;
-    let asked = prepared.ask(&app, client)?;
-    let ignored = ignored_header(&asked.request.ignored);
-    let Asked { request, model, sampling, mut answer, mut updates, prompt } = asked;
-    let one_call = request.one_call;
-    let (stream_wanted, tokenizer) = (request.stream, Arc::clone(&app.card.tokenizer));
+    let Begun { prepared, echo, kept } = receive(&app, request, begin).await?;
+    let Asked { request, model, sampling, answer, updates, prompt } = prepared.ask(&app, client)?;
+    let ignored = ignored_header(&request.ignored);
+    let (streamed, one_call, tokenizer) = (request.stream, request.one_call, Arc::clone(&app.card.tokenizer));
     let items = Items::new(random("resp_"), request, tokenizer);
     let object = Arc::new(ResponseObject::new(items, model, now(), echo, &sampling));
     let keep_alive = app.options.keep_alive;
@@ -179,11 +166,6 @@ async fn answer(app: Arc<App>, client: Client, request: Request) -> Result<Respo
             }
         }
     };
-    if stream_wanted {
-        let narrator = ResponsesNarrator::new(object);
-        return Ok(with_ignored(stream(narrator, answer, updates, keep_alive, Box::new(at_end)), ignored));
-    }
-    let done = answer.whole(&mut updates).await?;
-    at_end(&answer, &done);
-    Ok(with_ignored(json(&object.ended(&answer)), ignored))
+    let told = tell(ResponsesNarrator::new(object), streamed, answer, updates, keep_alive, Box::new(at_end)).await?;
+    Ok(with_ignored(told, ignored))
 }

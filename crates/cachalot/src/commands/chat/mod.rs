@@ -94,7 +94,7 @@ pub fn chat(args: &ChatArgs) -> anyhow::Result<ExitCode> {
         match outcome {
             Err(error) if error.is::<crate::output::Gone>() => return Err(error),
             Err(error) => {
-                eprintln!("{error:#}");
+                eprintln!("{}", crate::output::told(&error));
                 failed = true;
             }
             Ok(()) => {}

@@ -13,6 +13,7 @@ use cachalot_text::parser::FinishReason;
 
 use super::command::{HELP, Input};
 use super::saved;
+use crate::output::told;
 use crate::stream::{Stream, figures};
 use crate::terminal::dim;
 use crate::{interrupt, report};
@@ -124,7 +125,7 @@ impl Talk {
         let saved = directory.map_err(anyhow::Error::from).and_then(|()| saved::save(&self.conversation, path));
         if let Err(error) = saved {
             self.unsaved = true;
-            eprintln!("cachalot: the chat cannot be kept for --resume: {error:#}");
+            eprintln!("cachalot: the chat cannot be kept for --resume: {}", told(&error));
         }
     }
 
