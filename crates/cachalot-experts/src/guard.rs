@@ -41,7 +41,7 @@ pub(crate) struct Guard {
 impl Guard {
     /// Whether the next token should be decoded with guesses.
     pub(crate) fn on(&self) -> bool {
-        self.decided.unwrap_or(self.tokens / TURN % 2 == 0)
+        self.decided.unwrap_or((self.tokens / TURN).is_multiple_of(2))
     }
 
     /// A token took `time`.
