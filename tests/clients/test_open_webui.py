@@ -20,7 +20,7 @@ from shared import PICTURE, QUESTION
 
 MODEL = "cachalot-nano"
 TASKS = {"title_generation": True, "tags_generation": True, "follow_up_generation": True}
-# Without it the page offers the model some twenty tools of its own (`test_tools_are_offered`).
+# Without it the model is offered nearly thirty tools of Open WebUI's (`test_tools_are_offered`).
 NO_TOOLS = {"function_calling": "legacy"}
 
 
