@@ -23,6 +23,7 @@ def pytest_addoption(parser):
     release = ROOT / "target/release"
     parser.addoption("--server-binary", default=release / "cachalot", type=Path, help="the program `cachalot`")
     parser.addoption("--playback-binary", default=release / "examples/playback", type=Path, help="cachalot-server's example `playback`")
+    parser.addoption("--open-webui", action="store_true", help="Open WebUI, too, which `run` then installs")
     parser.addoption("--quick", action="store_true", help="leave out agents with their long prompts on the model that ships")
 
 

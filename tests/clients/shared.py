@@ -15,6 +15,7 @@ class City(BaseModel):
 
 
 QUESTION = "What is the capital of Japan?"
+PICTURE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 
 WEATHER = {
     "type": "object",

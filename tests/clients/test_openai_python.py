@@ -5,11 +5,10 @@ import json
 import openai
 import pytest
 from conftest import KEY
-from shared import ARGUMENTS, QUESTION, WEATHER, WEATHER_TURNS, City, assert_replayed
+from shared import ARGUMENTS, PICTURE, QUESTION, WEATHER, WEATHER_TURNS, City, assert_replayed
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
 GREEDY = {"model": "cachalot-nano", "temperature": 0}
-PICTURE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 
 
 def sdk(server):
