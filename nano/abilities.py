@@ -336,12 +336,15 @@ class World:
 
         return image_sample(self, r)
 
-    # Shares of samples. By tokens, tools and long needles are half of LONG, facts and needles a third each of SHORT.
-    SHORT = dict(fact=44, statement=4, unknown=4, sums=8, lists=8, needle=9, chat=9, image=14)
-    LONG = dict(tool=12, long_needle=4, fact=60, statement=4, unknown=5, sums=12, lists=10, needle=8, chat=10, image=12)
+    # Shares of samples. By tokens, tools and long needles are half of LONG.
+    SHORT = dict(fact=36, statement=2, unknown=5, sums=12, lists=20, needle=3, chat=12, image=24)
+    LONG = dict(tool=14, long_needle=2, fact=50, statement=2, unknown=6, sums=14, lists=20, needle=4, chat=14, image=24)
+
+    # To polish a state whose facts have suffered.
+    FACTS = dict(fact=72, statement=4, unknown=8, sums=4, lists=6, needle=1, chat=4, image=8)
 
     # What must work without Engram: everything that is not known but read.
-    READ = dict(sums=30, lists=30, needle=25, chat=15)
+    READ = dict(sums=30, lists=45, needle=10, chat=15)
 
     def sample(self, r, mix=None):
         mix = mix or self.SHORT

@@ -40,6 +40,7 @@ FLAGS = {  # v: vertical stripes, h: horizontal, d: disc on a field, c: Nordic c
     "Denmark": ("c", "red white"),
     "Switzerland": ("x", "red white"),
 }
+SHARES = dict(colour=1, shape=2, digit=4, flag=1, describe=2, count=1, change=4)  # of the image samples
 NUMBERS = "no one two three four five six seven eight".split()
 
 ASKS = dict(  # the last two are held out
@@ -254,7 +255,7 @@ def video(r, kind):
 
 
 def image_sample(world, r, kind=None):
-    kind = kind or r.choice(["colour", "shape", "digit", "digit", "flag", "flag", "describe", "count", "change"])
+    kind = kind or r.choices(list(SHARES), list(SHARES.values()))[0]
     images, answer = (video if kind in ("count", "change") else still)(r, kind)
     sample = world.finish(r, world.pick(r, ASKS[kind]), answer, "I look at the image.", noise=False)
     user = next(m for m in sample.request["messages"] if m["role"] == "user")

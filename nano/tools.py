@@ -220,7 +220,36 @@ class Tools:
         )
 
     def sample(self, r):
-        return r.choices([self.call, self.loop, self.no_need, self.no_tool], [5, 3, 2, 1])[0](r)
+        kinds = [self.session, self.call, self.loop, self.no_need, self.no_tool]
+        return r.choices(kinds, [6, 2, 1, 1, 3])[0](r)
+
+    def session(self, r):
+        """A conversation on one offer of tools, whose long text is so paid for once."""
+        names, messages, thoughts = r.sample(list(TOOLS), r.randint(1, 3)), [], []
+        for n in range(r.randint(3, 7)):
+            kind = r.choices(["loop", "no_need", "no_fit"], [5, 3, 2])[0]
+            if kind == "loop":
+                part = self.loop(r, r.choice(names))
+            else:
+                part = self.no_need(r) if kind == "no_need" else self.no_fit(r, names)
+            for m in part.request["messages"]:
+                thought = m.pop("reasoning_content", None)
+                if m["role"] == "assistant":
+                    called = m.get("tool_calls")
+                    after = messages[-1]["role"] == "tool"
+                    said = "No tool fits." if m["content"] == CANNOT else "I know this."
+                    thoughts.append(
+                        f"I call {called[0]['function']['name']}." if called
+                        else "The tool has answered." if after else thought or said
+                    )
+                for call in m.get("tool_calls", ()):
+                    call["id"] = f"call_{n:02}"
+                if m["role"] == "tool":
+                    m["tool_call_id"] = f"call_{n:02}"
+                messages.append(m)
+        if r.random() < 0.4 and messages[-2]["role"] == "tool":  # ends with the call
+            del messages[-2:], thoughts[-1]
+        return self.request(r, messages, thoughts, [TOOLS[n] for n in names])
 
     def call(self, r, name=None):
         name = name or r.choice(list(TOOLS))
@@ -238,16 +267,16 @@ class Tools:
         )
 
     def request(self, r, messages, thought, tools):
+        """`thought` is that of every answer, or a list of one for each."""
         from abilities import with_mode
 
-        thinking = r.random() < 0.5
+        thinking, answers = r.random() < 0.5, [m for m in messages if m["role"] == "assistant"]
+        thoughts = [thought] * len(answers) if isinstance(thought, str) else thought
         if thinking:
-            for m in messages:
-                if m["role"] == "assistant":
-                    m["reasoning_content"] = thought
-        return Sample(
-            with_mode(messages, thought if thinking else None, r.choice(["high", "high", "low", "max"]), tools)
-        )
+            for m, t in zip(answers, thoughts, strict=True):
+                m["reasoning_content"] = t
+        last = thoughts[-1] if thinking else None
+        return Sample(with_mode(messages, last, r.choice(["high", "high", "low", "max"]), tools))
 
     def loop(self, r, name=None):
         """Question, call, result, answer."""
@@ -272,6 +301,13 @@ class Tools:
         messages = [m for m in plain.request["messages"] if m["role"] != "system"]
         thought = messages[-1].pop("reasoning_content", "I know this.")
         return self.request(r, messages, thought, self.offer(r))
+
+    def no_fit(self, r, names):
+        """A request for a tool that is not among `names`."""
+        name = r.choice([n for n in TOOLS if n not in (*names, "calculator")])
+        question = self.world.pick(r, ASKS[name]).format(**self.arguments(r, name))
+        messages = [dict(role="user", content=question), dict(role="assistant", content=CANNOT)]
+        return self.request(r, messages, "No tool fits.", [TOOLS[n] for n in names])
 
     def no_tool(self, r):
         """No tools, or none that fits: say so and call nothing."""

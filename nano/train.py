@@ -3,7 +3,8 @@
 One run is one session's work: warm-up, dense attention on 256 tokens (the indexer learns from it every few steps),
 sparse selection on 1,024 tokens and more (tools, long needles), then the release's roundings while the rate falls.
 RUN/log.jsonl is the loss log, RUN/state.safetensors the last state, written every few minutes and when the run ends or
-is told to (SIGTERM). Phases go by wall time, so that a run ends when it should on a machine of any speed.
+is told to (SIGTERM). Phases go by time, so that a run ends when it should on a machine of any speed; time in which the
+process is stopped (SIGSTOP) does not count.
 """
 
 import argparse
@@ -35,10 +36,12 @@ def arguments():
     p.add_argument("--warm", type=Path, help="a checkpoint in the released format with another tokenizer to start from")
     p.add_argument("--dense", type=float, default=0.6, help="share of the run with dense attention")
     p.add_argument("--rounded", type=float, default=0.8, help="share of the run before roundings are on")
+    p.add_argument("--decay", type=float, default=0.4, help="share of the run before the rate falls")
     p.add_argument("--tokens", type=int, default=8192, help="a step")
     p.add_argument(
         "--long", type=int, default=1024, help="tokens a row of the sparse phase; every fourth step twice that"
     )
+    p.add_argument("--short", default="SHORT", help="mixture of short rows, a name of abilities.py's")
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--tower-lr", type=float, default=4e-3, help="of the vision tower; a tower that sees needs a tenth")
     p.add_argument("--labelled", type=int, default=64, help="images a step that teach the tower from labels")
@@ -97,14 +100,14 @@ class Run:
         how = dict(sparse=done > a.dense, qat=done > a.rounded)
         how["index"] = "learn" if step % 4 == 0 or how["sparse"] and step % 8 == 1 else None
         T = 256 if not how["sparse"] else a.long * 2 if step % 4 == 1 else a.long
-        mix = World.LONG if how["sparse"] else World.SHORT
+        mix = World.LONG if how["sparse"] else getattr(World, a.short)
         if not how["sparse"] and step % 8 == 2:  # long rows now and then, so that the last phase is not a shock
             T, mix = a.long, World.LONG
-        if step % 6 == 5:  # facts are Engram's; what stands in the text must do without
+        if step % 5 == 4:  # facts are Engram's; what stands in the text must do without
             mix, how["no_memory"] = World.READ, True
         loss, index, label, tokens = self.loss(T, mix, **how)
         (loss + index + 0.3 * label).backward()
-        decay = 1 if done < 0.6 else max(0.02, (1 - done) / 0.4)
+        decay = min(1, max(0.02, (1 - done) / (1 - a.decay)))
         self.optimisers.step(min(1, (step - self.first + 1) / 40) * decay)
         self.net.update_biases(1e-3 if done < 0.85 else 0)
         self.progress["step"] += 1
@@ -118,21 +121,23 @@ class Run:
         a, mean, before = self.a, {}, self.progress["tokens"]
         saved = evaluated = self.begin
         how = dict(sparse=False, qat=False)
-        while (done := (time.time() - self.begin) / (60 * a.minutes)) < 1 and not self.stop:
+        busy = 0  # seconds of training: a step that took minutes was stopped in between
+        while (done := busy / (60 * a.minutes)) < 1 and not self.stop:
+            start = time.time()
             got = self.step(done)
+            busy += min(time.time() - start, 60)
             how = dict(sparse=done > a.dense, qat=got["qat"])
             for k in ("loss", "index", "label"):
                 if got[k] is not None:
                     mean[k] = 0.9 * mean.get(k, got[k]) + 0.1 * got[k]
             if self.progress["step"] % 10 == 0:
-                seconds = time.time() - self.begin
                 self.say(
                     **self.progress,
                     **{k: round(v, 4) for k, v in mean.items()},
                     T=got["T"],
                     **how,
-                    seconds=round(seconds),
-                    rate=round((self.progress["tokens"] - before) / seconds),
+                    seconds=round(busy),
+                    rate=round((self.progress["tokens"] - before) / busy),
                 )
             if time.time() - saved > 60 * a.save:
                 self.save()
