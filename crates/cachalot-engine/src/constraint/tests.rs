@@ -72,7 +72,7 @@ fn walk(tokenizer: &Tokenizer, constraint: &Constraint, seed: u64, tokens: usize
 }
 
 #[test]
-#[ignore = "measures"]
+#[ignore = "prints times, for a machine that is quiet: the command is in the README"]
 fn times_with_the_released_vocabulary() {
     let tokenizer = released();
     let begin = Instant::now();

@@ -160,7 +160,7 @@ fn a_second_program_goes_without() {
 
 /// Not a test: a program that keeps states until it is killed, or until its files may not grow any more.
 #[test]
-#[ignore = "the child of the tests below"]
+#[ignore = "the tests below run it, as a process that they kill"]
 fn keeps_until_it_is_ended() {
     let Some(directory) = std::env::var_os(CHILD) else { return };
     let engine = kept(Path::new(&directory));
