@@ -74,6 +74,7 @@ class World:
         self.held, self.facts, self.glosses = held, [tuple(f) for f in data["facts"]], data["glosses"]
         self.words = NAMES + OBJECTS + PLACES + THINGS + data["words"]
         self.short_facts = [f for f in self.facts if f[0] != "meaning"]
+        self.by_relation = {k: [f for f in self.facts if f[0] == k] for k in dict.fromkeys(f[0] for f in self.facts)}
         self.known = {x.lower() for _, x, _ in self.facts} | {y.lower() for _, _, y in self.facts}
         self.parts = sorted(
             {x for r, x, _ in self.facts if r in ("capital", "country", "element") and x.isalpha() and len(x) > 4}
@@ -103,14 +104,25 @@ class World:
     def fact_of(self, r, fact):
         relation, x, y = fact
         trained, held = wordings.wordings(relation)
-        question = wordings.question(r.choice(held if self.held else trained), x)
+        question = wordings.question(self.frame(r, trained, held), x)
         return self.finish(r, question, wordings.answer(relation, x, y), self.thought(relation, x))
+
+    def frame(self, r, trained, held):
+        if self.held:
+            return r.choice(held)
+        frame = r.choice(trained)
+        if r.random() < 0.35:
+            loose = wordings.loosened(r, frame)
+            frame = frame if loose in held else loose
+        return frame
 
     def thought(self, relation, x):
         return f"The {wordings.NOUNS.get(relation, relation)} of {x}."
 
     def fact(self, r):
-        return self.fact_of(r, r.choice(self.facts if r.random() < 0.75 else self.short_facts))
+        if self.held or r.random() < 0.75:
+            return self.fact_of(r, r.choice(self.facts if r.random() < 0.8 else self.short_facts))
+        return self.fact_of(r, r.choice(self.by_relation[r.choice(list(self.by_relation))]))  # small relations too
 
     def statement(self, r):
         """Several facts in a row, for the words that follow each other."""
@@ -135,13 +147,10 @@ class World:
         name = self.made_up(r)
         relation = r.choice(["capital", "country", "continent", "currency", "symbol", "number", "meaning", "sound"])
         trained, held = wordings.wordings(relation)
-        frames = (
-            held
-            if self.held
-            else trained + (["Who is {x}?", "Where is {x}?", "What is {x}?"] if r.random() < 0.2 else [])
-        )
+        if not self.held and r.random() < 0.2:
+            trained = [*trained, "Who is {x}?", "Where is {x}?", "What is {x}?"]
         x = name if relation in ("capital", "country", "continent", "currency") else name.lower()
-        return self.finish(r, wordings.question(r.choice(frames), x), "I don't know.", f"I have never heard of {name}.")
+        return self.finish(r, wordings.question(self.frame(r, trained, held), x), "I don't know.", f"I have never heard of {name}.")
 
     # ---- sums --------------------------------------------------------------------------------------------------------
     SUMS = [
@@ -247,21 +256,26 @@ class World:
         n = {"copy": r.randint(2, 10), "reverse": r.randint(2, 6), "count": r.randint(1, 8), "nth": r.randint(2, 8)}[
             kind
         ]
-        words = [r.choice(self.words) for _ in range(n)]
+        rare = 0 if self.held or r.random() < 0.6 else 0.4  # words never seen before are copied piece by piece
+        words = [self.made_up(r) if rare and r.random() < rare else r.choice(self.words) for _ in range(n)]
         at = r.randrange(min(n, len(ORDINALS)))
+        numbered = " ".join(f"{i + 1} {w}" for i, w in enumerate(words))
         answer = dict(
             copy=" ".join(words),
             reverse=" ".join(words[::-1]),
             count=f"{n} words" if n > 1 else "1 word",
             nth=words[at],
         )[kind]
-        # Counting and finding a place spell the list out with numbers while thinking.
-        numbered = " ".join(f"{i + 1} {w}" for i, w in enumerate(words))
+        # Counting and finding a place spell the list out with numbers while thinking; counting in the answer without.
         thought = dict(
             copy="The same words.", reverse="From the last word to the first.", count=numbered, nth=numbered
         )[kind]
         question = self.pick(r, self.LISTS[kind]).replace("{n}", ORDINALS[at]).replace("{w}", " ".join(words))
-        return self.finish(r, question, answer, thought, noise=False)
+        sample = self.finish(r, question, answer, thought, noise=False)
+        last = sample.request["messages"][-1]
+        if kind == "count" and "reasoning_content" not in last:
+            last["content"] = f"{numbered}: {answer}"
+        return sample
 
     # ---- needle ------------------------------------------------------------------------------------------------------
     NEEDLES = [
@@ -337,14 +351,15 @@ class World:
         return image_sample(self, r)
 
     # Shares of samples. By tokens, tools and long needles are half of LONG.
-    SHORT = dict(fact=36, statement=2, unknown=5, sums=12, lists=20, needle=3, chat=12, image=24)
-    LONG = dict(tool=14, long_needle=2, fact=50, statement=2, unknown=6, sums=14, lists=20, needle=4, chat=14, image=24)
+    SHORT = dict(fact=60, statement=2, unknown=4, sums=10, lists=20, needle=4, chat=10, image=26)
+    LONG = dict(tool=16, long_needle=2, fact=90, statement=2, unknown=6, sums=14, lists=22, needle=4, chat=14, image=26)
 
     # To polish a state whose facts have suffered.
     FACTS = dict(fact=72, statement=4, unknown=8, sums=4, lists=6, needle=1, chat=4, image=8)
 
     # What must work without Engram: everything that is not known but read.
-    READ = dict(sums=30, lists=45, needle=10, chat=15)
+    READ = dict(sums=30, lists=40, needle=16, chat=12)
+    READ_LONG = dict(sums=40, lists=40, needle=12, long_needle=6, chat=12, tool=5)
 
     def sample(self, r, mix=None):
         mix = mix or self.SHORT

@@ -100,12 +100,7 @@ class Writer:
             for _ in range(40):
                 sample = plain(lambda r: self.world.lists(r, kind), r)
                 answer = sample.request["messages"][-1]["content"]
-                judge = (
-                    dict(kind="contains", all=[answer.split()[0]])
-                    if kind == "count"
-                    else dict(kind="exact", text=answer)
-                )
-                items.append(self.item(f"lists/{kind}", sample, judge))
+                items.append(self.item(f"lists/{kind}", sample, dict(kind="exact", text=answer)))
         self.write("lists", items)
 
     def needle(self):
@@ -164,11 +159,12 @@ class Writer:
             for kind in kinds:
                 for _ in range(40):
                     sample = plain(lambda r: pictures.image_sample(self.world, r, kind), r)
-                    items.append(
-                        self.item(
-                            f"{name}/{kind}", sample, dict(kind="exact", text=sample.request["messages"][-1]["content"])
-                        )
-                    )
+                    answer = sample.request["messages"][-1]["content"]
+                    # Of what changes the conclusion counts, not how the frames are described before it.
+                    judge = dict(kind="exact", text=answer)
+                    if kind == "change":
+                        judge = dict(kind="contains", all=[answer.rstrip(".").split(". ")[1]])
+                    items.append(self.item(f"{name}/{kind}", sample, judge))
             self.write(name, items)
 
 

@@ -40,7 +40,7 @@ FLAGS = {  # v: vertical stripes, h: horizontal, d: disc on a field, c: Nordic c
     "Denmark": ("c", "red white"),
     "Switzerland": ("x", "red white"),
 }
-SHARES = dict(colour=1, shape=2, digit=4, flag=1, describe=2, count=1, change=4)  # of the image samples
+SHARES = dict(colour=1, shape=2, digit=5, flag=1, describe=2, count=1, change=6)  # of the image samples
 NUMBERS = "no one two three four five six seven eight".split()
 
 ASKS = dict(  # the last two are held out
@@ -227,7 +227,7 @@ def still(r, kind):
 
 
 def video(r, kind):
-    """Frames of one shape, in one of which (the last) something may change."""
+    """Frames of one shape, in one of which (the last) something may change: the answer says both frames, then what."""
     n = r.randint(2, 6)
     bg, k, other, ground = r.sample(list(COLOURS), 4)
     shape = r.choice(SHAPES)
@@ -244,7 +244,11 @@ def video(r, kind):
             place=dict(at=(r.choice([22, 62]), r.choice([22, 62]))),
         )[what]
         spec[-1].update(last)
-        answer = dict(
+        there = {(42, 42): "in the middle"} | {
+            (x, y): f"at the {v} {h}" for x, h in ((22, "left"), (62, "right")) for y, v in ((22, "top"), (62, "bottom"))
+        }
+        seen = [f"a {f['colour']} {f['shape']} on {f['background']} {there[f['at']]}" for f in (spec[0], spec[-1])]
+        answer = f"First {seen[0]}, last {seen[1]}. " + dict(
             colour=f"The colour changes from {k} to {other}.",
             shape=f"The {shape} becomes a {new}.",
             nothing="Nothing changes.",

@@ -172,15 +172,21 @@ class Tools:
     def arguments(self, r, name):
         held, w = self.world.held, self.world
         cities = self.cities[-CITIES_HELD:] if held else self.cities[:-CITIES_HELD]
+        new = not held and r.random() < 0.4  # arguments never seen before, to be copied piece by piece
+        if new:
+            cities = [w.made_up(r) if r.random() < 0.7 else r.choice(w.words).capitalize()]
+        people = [w.made_up(r)] if new else w.words[:20]
+        files = [r.choice([w.made_up(r).lower(), r.choice(w.words).lower()])] if new else FILES
+        found = [w.made_up(r) for _ in range(3)] if new else w.words[60:]
         return dict(
             get_weather=lambda: dict(city=r.choice(cities)),
             get_time=lambda: dict(city=r.choice(cities)),
             calculator=lambda: dict(expression=f"{r.randint(100, 9999)} {r.choice('+-*')} {r.randint(100, 9999)}"),
-            search=lambda: dict(query=" ".join(r.sample(w.words[60:], r.randint(1, 3)))),
+            search=lambda: dict(query=" ".join(r.sample(found, r.randint(1, 3)))),
             read_file=lambda: dict(
-                path=f"{r.choice(FILES)}{r.choice(['', '_' + str(r.randint(1, 99))])}.{r.choice(ENDINGS)}"
+                path=f"{r.choice(files)}{r.choice(['', '_' + str(r.randint(1, 99))])}.{r.choice(ENDINGS)}"
             ),
-            send_message=lambda: dict(to=r.choice(w.words[:20]), text=r.choice(MESSAGES)),
+            send_message=lambda: dict(to=r.choice(people), text=r.choice(MESSAGES)),
             set_timer=lambda: dict(minutes=r.randint(2, 90)),
             convert=lambda: dict(amount=r.randint(5, 999), currency=r.choice(CURRENCIES)),
         )[name]()

@@ -103,8 +103,8 @@ class Run:
         mix = World.LONG if how["sparse"] else getattr(World, a.short)
         if not how["sparse"] and step % 8 == 2:  # long rows now and then, so that the last phase is not a shock
             T, mix = a.long, World.LONG
-        if step % 5 == 4:  # facts are Engram's; what stands in the text must do without
-            mix, how["no_memory"] = World.READ, True
+        if step % 7 in (3, 6):  # facts are Engram's; what stands in the text must do without
+            mix, how["no_memory"] = World.READ_LONG if T > 256 else World.READ, True
         loss, index, label, tokens = self.loss(T, mix, **how)
         (loss + index + 0.3 * label).backward()
         decay = min(1, max(0.02, (1 - done) / (1 - a.decay)))

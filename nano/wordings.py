@@ -28,6 +28,13 @@ FRAMES = [
     "{x} has which {r}?",
     "{x}: {r}?",
     "Say the {r} of {x}.",
+    "Would you tell me the {r} of {x}?",
+    "Can you say what the {r} of {x} is?",
+    "Say what the {r} of {x} is.",
+    "What might the {r} of {x} be?",
+    "Any idea what the {r} of {x} is?",
+    "{x}: what {r} does it have?",
+    "And what is the {r} of {x}?",
     "{x}: what is its {r}?",
     "Could you say what the {r} of {x} is?",
     "What would be the {r} of {x}?",
@@ -59,6 +66,8 @@ SPECIFIC = {
         "I need the country whose capital is {x}.",
         "{x}, capital of?",
         "{x} is whose capital?",
+        "{x}: the capital of which country?",
+        "Would you say whose capital {x} is?",
         "Which country is governed from {x}?",
         "{x}: of which country is it the capital?",
         "Can you name the country with the capital {x}?",
@@ -82,6 +91,15 @@ SPECIFIC = {
         "Where in the world is {x}?",
         "In which part of the world is {x}?",
         "I want to know where {x} is.",
+        "Tell me where {x} is.",
+        "Can you say where {x} is?",
+        "Would you tell me where {x} is?",
+        "Any idea where {x} is?",
+        "{x}: where is it?",
+        "{x}: which continent?",
+        "{x} belongs to which continent?",
+        "Which continent does {x} lie on?",
+        "Say on which continent {x} is.",
         "{x}: on what continent is it?",
         "To which continent does {x} belong?",
         "Could you say where {x} is?",
@@ -102,6 +120,9 @@ SPECIFIC = {
         "Give me the element with the symbol {x}.",
         "Which chemical element is written {x}?",
         "{x} means which element?",
+        "{x}: which element is this?",
+        "{x}: element?",
+        "Can you say which element {x} is?",
         "{x}: what element is it?",
         "Can you name the element whose symbol is {x}?",
         "For which element does {x} stand?",
@@ -122,6 +143,8 @@ SPECIFIC = {
         "A {x} makes which sound?",
         "Which noise comes from a {x}?",
         "What can you hear from a {x}?",
+        "{x}: which noise does it make?",
+        "Can you say what noise a {x} makes?",
         "{x}: what sound does it make?",
         "Could you say what sound a {x} makes?",
         "Which sound comes from a {x}?",
@@ -142,6 +165,7 @@ SPECIFIC = {
         "I want to know how many legs a {x} has.",
         "How many legs are there on a {x}?",
         "Name the number of legs of a {x}.",
+        "{x}: how many legs are there?",
         "{x}: how many legs does it have?",
         "Could you say how many legs a {x} has?",
         "How many legs would a {x} have?",
@@ -162,6 +186,9 @@ SPECIFIC = {
         "Can you tell me what kind of animal a {x} is?",
         "In which class of animals is a {x}?",
         "I want to know what kind of animal a {x} is.",
+        "What sort of animal might a {x} be?",
+        "{x}: what sort of animal?",
+        "Would you say what kind of animal a {x} is?",
         "{x}: what kind of animal is it?",
         "Could you say what kind of animal a {x} is?",
         "What kind of animal would a {x} be?",
@@ -184,6 +211,12 @@ for what in ("day", "month"):
             f"What is the {what} {side} {{x}}?",
             f"Give me the {what} {side} {{x}}.",
             f"I need the {what} {side} {{x}}.",
+            f"Name the {what} that is {side} {{x}}.",
+            f"Can you tell me which {what} comes {side} {{x}}?",
+            f"Which is the {what} that comes {side} {{x}}?",
+            f"{{x}}: what {what} is {side} it?",
+            f"Say what {what} comes {side} {{x}}.",
+            f"Any idea which {what} is {side} {{x}}?",
             f"{{x}}: which {what} comes {side} it?",
             f"Could you say which {what} is {side} {{x}}?",
             f"Can you name the {what} that comes {side} {{x}}?",
@@ -239,6 +272,28 @@ def wordings(relation):
         return frames[:-HELD], frames[-HELD:]
     frames = [f.replace("{r}", NOUNS[relation]) for f in FRAMES]
     return frames[:-HELD] + OWN.get(relation, []), frames[-HELD:]
+
+
+# Words that carry no relation: they may be missing, and any of them may stand anywhere.
+LIGHT = (
+    "the a is do you know can could tell me give i need which what please say want please, now then just exactly again "
+    "would might may will should it its be so really does have has there here that this right out"
+).split()
+
+
+def loosened(r, frame):
+    """`frame` with a light word or two put in, left out or exchanged, so that an answer does not hang on them."""
+    words = frame.split(" ")
+    for _ in range(r.randint(1, 2)):
+        light = [i for i, w in enumerate(words) if w.lower().strip("?.,:") in LIGHT]
+        what = r.random()
+        if what < 0.5 or not light:
+            words.insert(r.randrange(len(words) + 1), r.choice(LIGHT))
+        elif what < 0.75:
+            words[r.choice(light)] = r.choice(LIGHT)
+        elif len(words) > 2:
+            del words[r.choice(light)]
+    return " ".join(words)
 
 
 def question(frame, x):
