@@ -3,6 +3,7 @@
 
     load.py [--server-binary PATH] [--model DIR] [--clients 64] [--seconds 60]
     load.py --throughput            tokens per second with 1, 2, 4 and 8 clients
+    load.py --throughput --model DIR --expert-cache 2.3G --tokens 8 --rounds 2     with experts from the disk
 
 Starts a server on a free port of this machine and stops it at the end. A third of the clients hang up in the middle, some
 read slowly, some send 100 MB. Prints one JSON object; exit code 1 if a request hung, an answer was wrong, or memory grew
@@ -129,7 +130,7 @@ def big(server):
 
 
 def load(a):
-    server = Server(a.server_binary, a.model)
+    server = Server(a.server_binary, a.model, *(["--expert-cache", a.expert_cache] if a.expert_cache else []))
     before, out, most = server.resident(), [], 0
     end = time.time() + a.seconds
     threads = [threading.Thread(target=client, args=(server, n, end, out), daemon=True) for n in range(a.clients)]
@@ -155,7 +156,7 @@ def load(a):
 
 
 def throughput(a):
-    server, rates = Server(a.server_binary, a.model), {}
+    server, rates = Server(a.server_binary, a.model, *(["--expert-cache", a.expert_cache] if a.expert_cache else [])), {}
     for clients in (1, 2, 4, 8):
         counts = []
 
@@ -179,6 +180,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--server-binary", default=str(ROOT / "target/release/cachalot"))
     p.add_argument("--model")
+    p.add_argument("--expert-cache", help="most memory for experts, so that the others come from the disk")
     p.add_argument("--clients", type=int, default=64)
     p.add_argument("--seconds", type=float, default=60)
     p.add_argument("--throughput", action="store_true")

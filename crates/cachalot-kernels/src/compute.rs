@@ -43,7 +43,16 @@ impl Isa {
 
     /// The fastest that this machine has.
     pub fn detect() -> Self {
-        Self::available().last().copied().unwrap_or(Self::PORTABLE)
+        #[cfg(target_arch = "x86_64")]
+        {
+            if Avx512::detected() {
+                return Self(Kind::Avx512);
+            }
+            if Avx2::detected() {
+                return Self(Kind::Avx2);
+            }
+        }
+        Self::PORTABLE
     }
 
     /// The one called `name`, if this machine has it.

@@ -7,8 +7,9 @@
 
 use cachalot_numerics::{e4m3, e8m0};
 
+use crate::compute::Isa;
 use crate::memory::Memory;
-use crate::simd::LANES;
+use crate::simd::{Kernel, LANES, Simd};
 
 /// Columns that are summed before their scale is applied.
 pub(crate) const GROUP: usize = 32;
@@ -59,41 +60,49 @@ impl Format {
     }
 }
 
-/// Columns, in words, that are packed before the next: what 16 rows of them take stays in the first cache.
-const PACKED_WORDS: usize = 32;
+/// Bytes of a row that are asked for ahead: 16 rows at once are more than a processor follows by itself.
+const AHEAD: usize = 256;
 
-/// Puts up to 16 rows of `row_bytes` each side by side, word by word.
-fn pack_strip(strip: &mut [u8], rows: &[u8], row_bytes: usize) {
-    let words = row_bytes / 4;
-    let whole = rows.len() == LANES * row_bytes;
-    let (blocks, _) = strip.as_chunks_mut::<BLOCK>();
-    for first in (0..words).step_by(PACKED_WORDS) {
-        let count = PACKED_WORDS.min(words - first);
-        let blocks = &mut blocks[first..first + count];
-        if whole {
-            // The shape that matters: 16 rows, so that every block is written in one go.
-            let lanes: [&[[u8; 4]]; LANES] =
-                std::array::from_fn(|lane| rows[lane * row_bytes + 4 * first..][..4 * count].as_chunks().0);
-            for (word, block) in blocks.iter_mut().enumerate() {
-                for (lane, out) in lanes.iter().zip(block.as_chunks_mut::<4>().0) {
-                    *out = lane[word];
+/// Puts strips of up to 16 rows of `row_bytes` each side by side, word by word.
+struct Pack<'a> {
+    packed: &'a mut [u8],
+    strip_bytes: usize,
+    raw: &'a [u8],
+    row_bytes: usize,
+}
+
+impl Kernel for Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let strips = self.packed.chunks_exact_mut(self.strip_bytes.max(1));
+        for (strip, rows) in strips.zip(self.raw.chunks(LANES * self.row_bytes)) {
+            let done = if rows.len() == LANES * self.row_bytes { pack_whole(simd, strip, rows) } else { 0 };
+            let (blocks, _) = strip.as_chunks_mut::<BLOCK>();
+            for (lane, row) in rows.chunks_exact(self.row_bytes).enumerate() {
+                for (word, block) in row[done..].chunks(4).zip(&mut blocks[done / 4..]) {
+                    block[4 * lane..4 * lane + word.len()].copy_from_slice(word);
                 }
             }
-        } else {
-            for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
-                let (row, _) = row[4 * first..][..4 * count].as_chunks::<4>();
-                row.iter()
-                    .zip(&mut *blocks)
-                    .for_each(|(word, block)| block[4 * lane..4 * lane + 4].copy_from_slice(word));
-            }
         }
+        simd.settle();
     }
-    let rest = row_bytes % 4;
-    if rest > 0 {
-        for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
-            blocks[words][4 * lane..4 * lane + rest].copy_from_slice(&row[4 * words..]);
-        }
+}
+
+/// The shape that matters, 16 rows: all that 64 bytes divide of each. Returns how many bytes of a row that is.
+#[inline(always)]
+fn pack_whole<S: Simd>(simd: S, strip: &mut [u8], rows: &[u8]) -> usize {
+    let row_bytes = rows.len() / LANES;
+    let lanes: [&[[u8; BLOCK]]; LANES] =
+        std::array::from_fn(|lane| rows[lane * row_bytes..][..row_bytes].as_chunks().0);
+    let (squares, _) = strip.as_chunks_mut::<BLOCK>().0.as_chunks_mut::<LANES>();
+    for (at, square) in squares.iter_mut().take(row_bytes / BLOCK).enumerate() {
+        let rows = lanes.map(|lane| &lane[at]);
+        rows.iter().for_each(|row| simd.prefetch(row.as_ptr().wrapping_add(AHEAD)));
+        simd.side_by_side(&rows, square);
     }
+    row_bytes / BLOCK * BLOCK
 }
 
 /// The first E4M3 code that is no number; blocks without any are passed over at memory speed.
@@ -215,9 +224,9 @@ impl Matrix {
             return Err(BadCode { code: raw[index], index });
         }
         let strip_bytes = self.strip_bytes();
-        let strips = self.codes.as_mut_slice()[first_row / LANES * strip_bytes..].chunks_exact_mut(strip_bytes.max(1));
-        for (strip, rows) in strips.zip(raw.chunks(LANES * row_bytes)) {
-            pack_strip(strip, rows, row_bytes);
+        if row_bytes > 0 {
+            let packed = &mut self.codes.as_mut_slice()[first_row / LANES * strip_bytes..];
+            Isa::detect().run(Pack { packed, strip_bytes, raw, row_bytes });
         }
         Ok(())
     }
@@ -331,6 +340,31 @@ mod tests {
         assert!(Matrix::zeroed(Format::F32, 1 << 40, 1 << 40).is_err());
         for block in [[0, 32], [32, 16], [96, 32], [32, 96]] {
             assert!(Matrix::zeroed(Format::Fp8 { block }, 32, 32).is_err(), "{block:?}");
+        }
+    }
+
+    /// Rows of whole and broken words and squares, whole and broken strips, on aligned memory and off it.
+    #[test]
+    fn rows_are_packed_word_by_word_by_every_instruction_set() {
+        for (rows, row_bytes) in
+            [(16_usize, 64_usize), (16, 256), (32, 192), (37, 128), (16, 100), (20, 67), (5, 3), (48, 1152)]
+        {
+            let raw: Vec<u8> = (0..rows * row_bytes).map(|i| (i * 31 + i / 251) as u8).collect();
+            let strip_bytes = row_bytes.div_ceil(16) * 16 * LANES;
+            let mut want = vec![0; rows.div_ceil(LANES) * strip_bytes];
+            for (row, bytes) in raw.chunks(row_bytes).enumerate() {
+                for (at, byte) in bytes.iter().enumerate() {
+                    want[row / LANES * strip_bytes + at / 4 * BLOCK + row % LANES * 4 + at % 4] = *byte;
+                }
+            }
+            for isa in Isa::available() {
+                for off in [0, 4] {
+                    let mut memory = Memory::zeroed(want.len() + off).unwrap();
+                    let packed = &mut memory.as_mut_slice()[off..];
+                    isa.run(Pack { packed: &mut *packed, strip_bytes, raw: &raw, row_bytes });
+                    assert!(packed == want, "{rows} rows of {row_bytes} bytes, {} at {off}", isa.name());
+                }
+            }
         }
     }
 

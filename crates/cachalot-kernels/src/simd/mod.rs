@@ -53,6 +53,12 @@ pub(crate) trait Simd: Copy {
         let _ = address;
     }
     fn store_words(self, words: Self::W, out: &mut [u8; 4 * LANES]);
+    /// Word `w` of row `r` becomes word `r` of `out[w]`; past the caches where `out` is aligned for it. Only after
+    /// [`Simd::settle`] do other threads see it for certain.
+    fn side_by_side(self, rows: &[&[u8; 4 * LANES]; LANES], out: &mut [[u8; 4 * LANES]; LANES]);
+    /// Lets all that was stored before be seen before all that is stored after.
+    #[inline(always)]
+    fn settle(self) {}
     fn splat_word(self, word: u32) -> Self::W;
     fn xor(self, a: Self::W, b: Self::W) -> Self::W;
     /// 16 E8M0 codes as powers of two; code 255 is not expected.

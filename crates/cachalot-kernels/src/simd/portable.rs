@@ -30,6 +30,15 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn side_by_side(self, rows: &[&[u8; 4 * LANES]; LANES], out: &mut [[u8; 4 * LANES]; LANES]) {
+        for (word, out) in out.iter_mut().enumerate() {
+            for (row, out) in rows.iter().zip(out.as_chunks_mut::<4>().0) {
+                out.copy_from_slice(&row[4 * word..4 * word + 4]);
+            }
+        }
+    }
+
+    #[inline(always)]
     fn load(self, values: &F) -> F {
         *values
     }

@@ -47,6 +47,56 @@ unsafe fn to_top<const AMOUNT: i32>(words: __m256i) -> __m256i {
     op!(if AMOUNT == 0 { words } else { _mm256_sll_epi32(words, _mm_cvtsi32_si128(AMOUNT)) })
 }
 
+/// Eight rows of eight words become their columns.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn columns_of(rows: [__m256i; 8]) -> [__m256i; 8] {
+    op! {
+        let low = |a, b| _mm256_unpacklo_epi32(a, b);
+        let high = |a, b| _mm256_unpackhi_epi32(a, b);
+        let pairs = |i: usize| [low(rows[i], rows[i + 1]), high(rows[i], rows[i + 1])];
+        let fours = |i: usize| {
+            let ([a, b], [c, d]) = (pairs(i), pairs(i + 2));
+            [
+                _mm256_unpacklo_epi64(a, c),
+                _mm256_unpackhi_epi64(a, c),
+                _mm256_unpacklo_epi64(b, d),
+                _mm256_unpackhi_epi64(b, d),
+            ]
+        };
+        let ([a, b, c, d], [e, f, g, h]) = (fours(0), fours(4));
+        let first = |x, y| _mm256_permute2x128_si256::<0x20>(x, y);
+        let second = |x, y| _mm256_permute2x128_si256::<0x31>(x, y);
+        [first(a, e), first(b, f), first(c, g), first(d, h), second(a, e), second(b, f), second(c, g), second(d, h)]
+    }
+}
+
+/// `Simd::side_by_side` in four squares of eight by eight words.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+pub(super) unsafe fn side_by_side(rows: &[&[u8; 4 * LANES]; LANES], out: &mut [[u8; 4 * LANES]; LANES]) {
+    let aligned = out.as_ptr().addr().is_multiple_of(32);
+    for half in 0..2 {
+        let half_of = |first: usize| {
+            op!(columns_of(std::array::from_fn(|row| _mm256_loadu_si256(
+                rows[first + row].as_ptr().cast::<__m256i>().add(half)
+            ))))
+        };
+        for ((left, right), out) in half_of(0).into_iter().zip(half_of(8)).zip(&mut out[8 * half..8 * half + 8]) {
+            let out = out.as_mut_ptr().cast::<__m256i>();
+            if aligned {
+                op! { _mm256_stream_si256(out, left); _mm256_stream_si256(out.add(1), right) }
+            } else {
+                op! { _mm256_storeu_si256(out, left); _mm256_storeu_si256(out.add(1), right) }
+            }
+        }
+    }
+}
+
 /// Applies an operation of one register to both.
 macro_rules! both {
     (|$($name:ident = $value:ident),+| $body:expr) => {
@@ -126,6 +176,16 @@ impl Simd for Avx2 {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), words[0]);
             _mm256_storeu_si256(out.as_mut_ptr().add(32).cast(), words[1]);
         }
+    }
+
+    #[inline(always)]
+    fn side_by_side(self, rows: &[&[u8; 4 * LANES]; LANES], out: &mut [[u8; 4 * LANES]; LANES]) {
+        op!(side_by_side(rows, out));
+    }
+
+    #[inline(always)]
+    fn settle(self) {
+        op!(_mm_sfence());
     }
 
     #[inline(always)]

@@ -96,6 +96,16 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn side_by_side(self, rows: &[&[u8; 4 * LANES]; LANES], out: &mut [[u8; 4 * LANES]; LANES]) {
+        op!(super::avx2::side_by_side(rows, out));
+    }
+
+    #[inline(always)]
+    fn settle(self) {
+        op!(_mm_sfence());
+    }
+
+    #[inline(always)]
     fn splat_word(self, word: u32) -> __m512i {
         op!(_mm512_set1_epi32(word as i32))
     }
