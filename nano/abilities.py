@@ -351,8 +351,8 @@ class World:
         return image_sample(self, r)
 
     # Shares of samples. By tokens, tools and long needles are half of LONG.
-    SHORT = dict(fact=60, statement=2, unknown=4, sums=10, lists=20, needle=4, chat=10, image=26)
-    LONG = dict(tool=16, long_needle=2, fact=90, statement=2, unknown=6, sums=14, lists=22, needle=4, chat=14, image=26)
+    SHORT = dict(fact=60, statement=2, unknown=4, sums=10, lists=20, needle=4, chat=10, image=30)
+    LONG = dict(tool=16, long_needle=2, fact=90, statement=2, unknown=6, sums=14, lists=22, needle=4, chat=14, image=30)
 
     # To polish a state whose facts have suffered.
     FACTS = dict(fact=72, statement=4, unknown=8, sums=4, lists=6, needle=1, chat=4, image=8)

@@ -40,7 +40,12 @@ FLAGS = {  # v: vertical stripes, h: horizontal, d: disc on a field, c: Nordic c
     "Denmark": ("c", "red white"),
     "Switzerland": ("x", "red white"),
 }
-SHARES = dict(colour=1, shape=2, digit=5, flag=1, describe=2, count=1, change=6)  # of the image samples
+SHARES = dict(  # of the image samples; background, place and frame are what describing a change is made of
+    colour=1, background=2, shape=3, digit=4, flag=1, place=2, describe=3, frame=3, count=1, change=6
+)
+PLACES = {(42, 42): "in the middle"} | {
+    (x, y): f"at the {v} {h}" for x, h in ((22, "left"), (62, "right")) for y, v in ((22, "top"), (62, "bottom"))
+}
 NUMBERS = "no one two three four five six seven eight".split()
 
 ASKS = dict(  # the last two are held out
@@ -99,6 +104,42 @@ ASKS = dict(  # the last two are held out
         "Which flag is it?",
         "Could you say whose flag this is?",
         "The flag of which country is this?",
+    ],
+    background=[
+        "What colour is the background?",
+        "Which colour does the background have?",
+        "The background has which colour?",
+        "Name the colour of the background.",
+        "Background colour?",
+        "On which colour is the shape?",
+        "Tell me the colour of the background.",
+        "What is the colour of the background?",
+        "What colour is behind the shape?",
+        "Could you name the colour of the background?",
+        "What is behind the shape?",
+    ],
+    place=[
+        "Where is the shape?",
+        "In which place is it?",
+        "Where do you see the shape?",
+        "The shape is where?",
+        "Tell me where the shape is.",
+        "Where is it?",
+        "Place of the shape?",
+        "Say where the shape is.",
+        "Could you say where it is?",
+        "In which part of the image is the shape?",
+    ],
+    frame=[
+        "What is in the {n} frame?",
+        "Describe the {n} frame.",
+        "What do you see in the {n} frame?",
+        "The {n} frame shows what?",
+        "Tell me what the {n} frame shows.",
+        "{n} frame?",
+        "Say what is in the {n} frame.",
+        "Could you describe the {n} frame?",
+        "Which shape is in the {n} frame?",
     ],
     describe=[
         "What do you see?",
@@ -220,10 +261,15 @@ def still(r, kind):
         n = r.randint(0, 9)
         return [draw(r, None, fg, bg, digit=n)], f"The digit is {n}."
     shape = r.choice(SHAPES)
+    place = r.choice(list(PLACES)) if kind == "place" else None
     answer = dict(
-        colour=f"The shape is {fg}.", shape=f"It is a {shape}.", describe=f"A {fg} {shape} on a {bg} background."
+        colour=f"The shape is {fg}.",
+        shape=f"It is a {shape}.",
+        describe=f"A {fg} {shape} on a {bg} background.",
+        background=f"The background is {bg}.",
+        place=f"The shape is {PLACES.get(place)}.",
     )[kind]
-    return [draw(r, shape, fg, bg)], answer
+    return [draw(r, shape, fg, bg, *((place, 18) if place else ()))], answer
 
 
 def video(r, kind):
@@ -233,7 +279,7 @@ def video(r, kind):
     shape = r.choice(SHAPES)
     spec = [dict(shape=shape, colour=k, background=bg, at=(42, 42), scale=18) for _ in range(n)]
     answer = f"There are {NUMBERS[n]} frames."
-    if kind == "change":
+    if kind in ("change", "frame"):
         what = r.choice(["colour", "shape", "background", "place", "nothing"])
         new = r.choice([s for s in SHAPES if s != shape])
         last = dict(
@@ -244,10 +290,11 @@ def video(r, kind):
             place=dict(at=(r.choice([22, 62]), r.choice([22, 62]))),
         )[what]
         spec[-1].update(last)
-        there = {(42, 42): "in the middle"} | {
-            (x, y): f"at the {v} {h}" for x, h in ((22, "left"), (62, "right")) for y, v in ((22, "top"), (62, "bottom"))
-        }
-        seen = [f"a {f['colour']} {f['shape']} on {f['background']} {there[f['at']]}" for f in (spec[0], spec[-1])]
+        seen = [f"a {f['colour']} {f['shape']} on {f['background']} {PLACES[f['at']]}" for f in (spec[0], spec[-1])]
+        if kind == "frame":
+            first = r.random() < 0.5
+            answer = ("First " if first else "Last ") + seen[0 if first else 1] + "."
+            return [draw(r, **s) for s in spec], answer
         answer = f"First {seen[0]}, last {seen[1]}. " + dict(
             colour=f"The colour changes from {k} to {other}.",
             shape=f"The {shape} becomes a {new}.",
@@ -260,8 +307,9 @@ def video(r, kind):
 
 def image_sample(world, r, kind=None):
     kind = kind or r.choices(list(SHARES), list(SHARES.values()))[0]
-    images, answer = (video if kind in ("count", "change") else still)(r, kind)
-    sample = world.finish(r, world.pick(r, ASKS[kind]), answer, "I look at the image.", noise=False)
+    images, answer = (video if kind in ("count", "change", "frame") else still)(r, kind)
+    question = world.pick(r, ASKS[kind]).replace("{n}", answer.split()[0].lower())  # of a frame: the first or the last
+    sample = world.finish(r, question, answer, "I look at the image.", noise=False)
     user = next(m for m in sample.request["messages"] if m["role"] == "user")
     user["content"] = [dict(type="image_url", image_url=dict(url=""))] * len(images) + [
         dict(type="text", text=user["content"])
