@@ -172,10 +172,15 @@ impl Residency {
         }
     }
 
-    /// Takes `slot` out of service for good.
+    /// Takes `slot` out of service.
     pub fn retire(&mut self, slot: u32) {
         self.clear(slot);
         self.free.retain(|free| *free != slot);
+    }
+
+    /// Takes a retired slot into service again.
+    pub fn restore(&mut self, slot: u32) {
+        self.free.push(slot);
     }
 
     /// Keys that were used, the one most worth keeping first; at most `most`.
@@ -237,7 +242,7 @@ mod tests {
         cache.release(0);
         assert_eq!(cache.displace(false, |_| true), Some(slot(&cache, 0)));
         cache.retire(slot(&cache, 0));
-        assert_eq!(cache.displace(false, |_| true), Some(slot(&cache, 1)), "a retired slot never comes back");
+        assert_eq!(cache.displace(false, |_| true), Some(slot(&cache, 1)), "a retired slot is not there");
     }
 
     #[test]

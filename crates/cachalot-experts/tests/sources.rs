@@ -179,7 +179,7 @@ fn a_disk_that_hangs_can_be_left_and_one_that_recovers_is_used_again() {
 }
 
 #[test]
-fn memory_given_back_is_not_used_again() {
+fn memory_given_back_is_not_used_until_it_is_taken_back() {
     let (checkpoint, _) = faulty();
     let experts = experts_of(&checkpoint, u64::MAX, &Interrupt::new());
     let all: Vec<u32> = (0..14).collect();
@@ -193,6 +193,14 @@ fn memory_given_back_is_not_used_again() {
         fetch(&experts, layer, &all, |number, expert| assert_stored(&checkpoint, layer, number, expert))
             .expect("reads");
     }
+    // And taken back when there is plenty again: whole slots, and no more than were given.
+    let retired = experts.retired_bytes();
+    assert_eq!(retired, (14 * 14 - FEWEST_SLOTS as u64) * slot);
+    assert_eq!(experts.grow(3 * slot + slot / 2), 3 * slot);
+    assert_eq!(experts.grow(u64::MAX), retired - 3 * slot);
+    assert_eq!((experts.stats().slots, experts.retired_bytes()), (14 * 14, 0));
+    (0..4).for_each(|layer| fetch(&experts, layer, &all, |_, _| ()).expect("reads"));
+    assert!(experts.stats().kept >= 4 * 14, "{:?}", experts.stats());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Sessions and turns: going on from what was kept, stopping, refusing; on the model that ships and on fixtures.
 
+mod ahead;
 mod keeping;
 mod layers;
 mod open;

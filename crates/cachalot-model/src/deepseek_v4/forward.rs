@@ -18,10 +18,12 @@ impl Model {
     ) -> Result<(), StepError> {
         self.trunk.check(segments)?;
         self.trunk.begin(work, segments);
-        self.expect_experts(work);
         work.v4.appended = false;
-        let outcome =
-            self.trunk.embed(work, segments).and_then(|()| self.run_layers(work, segments, trace.as_deref_mut()));
+        let outcome = self.trunk.embed(work, segments).and_then(|()| {
+            // Only now, or the embedding would wait behind a few hundred megabytes of them.
+            self.expect_experts(work);
+            self.run_layers(work, segments, trace.as_deref_mut())
+        });
         if let Err(error) = outcome {
             self.trunk.undo(segments);
             return Err(error);
