@@ -21,7 +21,7 @@ use cachalot_kernels::{
 use cachalot_runtime::Pool;
 
 pub use abilities::{AbilityError, AbilityReport, Judge, Question, Score, abilities, prompt_of, questions};
-pub use model::{Comparison, ModelError, ModelOptions, ModelReport, Test, Window, model};
+pub use model::{Comparison, ModelError, ModelOptions, ModelReport, Test, Window, model, plain_read};
 pub use rates::rates;
 pub use report::{Measurement, Report};
 pub use shapes::{AttentionTask, RELEASES, Release, Shape, format_name};

@@ -434,6 +434,14 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Bytes per second that `threads` threads read from memory, plainly: the roofline of decoding.
+///
+/// # Errors
+/// If there is not the memory for it.
+pub fn plain_read(threads: usize) -> Result<f64, MatrixError> {
+    Ok(Probe::new(threads)?.measure(Test::Decode).read * 1e9)
+}
+
 /// What the machine does at best, with the threads that the model has.
 struct Probe {
     compute: Compute,

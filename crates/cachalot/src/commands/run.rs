@@ -10,6 +10,7 @@ use cachalot_text::parser::FinishReason;
 use clap::Args;
 
 use crate::cli::{EngineArgs, KeepArgs, ModelArgs};
+use crate::report::Roofline;
 use crate::stream::{Stream, figures};
 use crate::text_args::{FormatArgs, SamplingArgs, TextArgs};
 use crate::{interrupt, open, output, prompt, report};
@@ -47,7 +48,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", requires = "json", value_parser = clap::value_parser!(u8).range(0..=20))]
     pub logprobs: Option<u8>,
 
-    /// Show at the end what came from memory and from the disk, and what was waited for (with --json it is always there)
+    /// Show at the end what came from memory and from the disk, and what was waited for and how far
+    /// from the roofline that was (with --json all but the last is always there)
     #[arg(long)]
     pub stats: bool,
 
@@ -84,12 +86,14 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut stream = Stream::new(&engine, !args.json);
     let turn = turn(&mut session, &conversation, &options, &mut |event| stream.event(&event))?;
     stream.finish()?;
+    let stats = engine.stats();
+    let roofline = args.stats.then(|| Roofline::measure(&engine, &stats, &turn)).transpose()?;
     if args.json {
-        output::print_json(&report::turn(&engine, &turn, args.logprobs.is_some()))?;
+        output::print_json(&report::turn(&engine, &turn, args.logprobs.is_some(), roofline.as_ref()))?;
     } else {
         eprintln!("{}", figures(&turn));
-        if args.stats {
-            eprintln!("{}", report::stats(&engine.stats(), &turn));
+        if let Some(roofline) = &roofline {
+            eprintln!("{}", report::stats(&stats, &turn, roofline));
         }
     }
     open::remember(&engine, &args.model);

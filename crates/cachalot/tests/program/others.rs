@@ -117,10 +117,14 @@ fn uses_of_experts_are_recorded_and_replayed() {
 fn stats_say_what_came_from_where() {
     let run = cachalot(&["run", "--stats", "What is the capital of Japan?"]);
     assert_eq!(run.code, Some(0), "{run:?}");
-    for part in ["experts: ", "from memory", "from disk", "waited for experts"] {
+    for part in ["experts: ", "from memory", "from disk", "waited for experts", "% of what memory gives"] {
         assert!(run.err.contains(part), "{part}: {run:?}");
     }
-    let run = cachalot(&["run", "--json", "What is the capital of Japan?"]);
+    assert!(!run.err.contains("what the disk gave"), "the model that ships is in memory: {run:?}");
+    let run = cachalot(&["run", "--json", "--stats", "What is the capital of Japan?"]);
     let object: serde_json::Value = serde_json::from_str(&run.out).expect("JSON");
     assert!(object["stats"]["expert_hit_rate"].as_f64().is_some_and(|rate| (0.0..=1.0).contains(&rate)), "{object}");
+    let share = object["roofline"]["memory_share"].as_f64();
+    assert!(share.is_some_and(|share| share > 0.0 && share < 1.5), "{object}");
+    assert!(object["timings"]["computed_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{object}");
 }

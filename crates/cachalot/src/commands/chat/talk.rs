@@ -14,6 +14,7 @@ use cachalot_text::parser::FinishReason;
 use super::command::{HELP, Input};
 use super::saved;
 use crate::output::told;
+use crate::report::Roofline;
 use crate::stream::{Stream, figures};
 use crate::terminal::dim;
 use crate::{interrupt, report};
@@ -180,7 +181,9 @@ impl Talk {
         let (on, off) = dim();
         eprintln!("{on}{}{off}", figures(&turn));
         if self.stats {
-            eprintln!("{on}{}{off}", report::stats(&self.engine.stats().since(&before), &turn));
+            let stats = self.engine.stats().since(&before);
+            let roofline = Roofline::measure(&self.engine, &stats, &turn)?;
+            eprintln!("{on}{}{off}", report::stats(&stats, &turn, &roofline));
         }
         self.turns += 1;
         self.generated += turn.outcome.generated_tokens;
