@@ -20,6 +20,7 @@ TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/j
 STATUS = {
     "model": "mock-1", "context": 8192, "running": 1, "waiting": 2, "tokens_per_second": 14.25, "prefill_tokens_per_second": 182.0,
     "expert_hit_rate": 0.873, "disk_bytes_per_second": 1_230_000_000, "prefix_tokens_kept": 12345,
+    "prompt_tokens": 4000, "cached_prompt_tokens": 3000,
 }
 
 

@@ -40,6 +40,7 @@ def test_the_fields_that_the_page_reads(page):
     assert models and all({"id", "context_length", "input_modalities"} <= set(model) for model in models)
     assert set(status(page)) >= {
         "model", "context", "running", "waiting", "tokens_per_second", "prefill_tokens_per_second", "expert_hit_rate", "disk_bytes_per_second", "prefix_tokens_kept",
+        "prompt_tokens", "cached_prompt_tokens",
     }
 
 
@@ -55,7 +56,8 @@ def test_an_answer_streams_and_is_kept(page):
 
 def test_settings_make_an_answer_repeatable(page):
     page.locator("#open-settings").click()
-    for name, value in {"temperature": "1", "top_p": "1", "seed": "7", "max_tokens": "40"}.items():
+    sampling = {"temperature": "1", "top_p": "1", "top_k": "50", "min_p": "0.01", "presence_penalty": "-0.5", "frequency_penalty": "0.5"}
+    for name, value in {**sampling, "seed": "7", "max_tokens": "40"}.items():
         page.locator(f"#settings [name={name}]").fill(value)
     page.get_by_role("button", name="Apply").click()
     ask_and_wait(page, "Tell me something about Norway.")

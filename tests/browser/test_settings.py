@@ -22,6 +22,21 @@ PASTE = """(bytes) => {
   document.querySelector('#input').dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true, cancelable: true }));
 }"""
 
+# Conversations as they were kept before these settings were there.
+WITHOUT_NEW_SETTINGS = """() => new Promise((resolve) => {
+  indexedDB.open('cachalot').onsuccess = ({ target: { result: database } }) => {
+    const transaction = database.transaction('conversations', 'readwrite');
+    const store = transaction.objectStore('conversations');
+    store.getAll().onsuccess = ({ target: { result: records } }) => {
+      for (const record of records) {
+        for (const name of ['top_k', 'min_p', 'presence_penalty', 'frequency_penalty']) delete record.settings[name];
+        store.put(record);
+      }
+    };
+    transaction.oncomplete = () => resolve(database.close());
+  };
+})"""
+
 
 def apply(page, fields, keep=False):
     page.locator("#open-settings").click()
@@ -35,16 +50,18 @@ def apply(page, fields, keep=False):
 
 def test_settings_reach_the_request(page, mock):
     apply(page, {
-        "system": "Be terse.", "temperature": "0.7", "top_p": "0.9", "max_tokens": "64", "seed": "42",
-        "thinking": "enabled", "effort": "max",
+        "system": "Be terse.", "temperature": "0.7", "top_p": "0.9", "top_k": "0", "min_p": "0.05", "presence_penalty": "-0.5",
+        "frequency_penalty": "2", "max_tokens": "64", "seed": "42", "thinking": "enabled", "effort": "max",
     })
     expect(page.locator("#settings")).to_be_hidden()
-    expect(page.locator("#facts")).to_contain_text("temperature 0.7")
+    for told in ("temperature 0.7", "top-k 0", "min-p 0.05", "presence penalty -0.5", "at most 64 tokens"):
+        expect(page.locator("#facts")).to_contain_text(told)
     ask_and_wait(page, "Hi")
     body = mock.requests[0]
     assert texts(body) == [("system", "Be terse."), ("user", "Hi")]
-    assert {name: body[name] for name in ("temperature", "top_p", "max_tokens", "seed", "thinking", "reasoning_effort")} == {
-        "temperature": 0.7, "top_p": 0.9, "max_tokens": 64, "seed": 42, "thinking": {"type": "enabled"}, "reasoning_effort": "max",
+    assert {name: value for name, value in body.items() if name not in ("model", "messages", "stream")} == {
+        "temperature": 0.7, "top_p": 0.9, "top_k": 0, "min_p": 0.05, "presence_penalty": -0.5, "frequency_penalty": 2,
+        "max_tokens": 64, "seed": 42, "thinking": {"type": "enabled"}, "reasoning_effort": "max",
     }
 
 
@@ -56,7 +73,11 @@ def test_reasoning_off_sends_no_effort(page, mock):
 
 
 @pytest.mark.parametrize(
-    "name, value", [("temperature", "3"), ("temperature", "hot"), ("top_p", "0"), ("max_tokens", "1.5"), ("max_tokens", "0"), ("seed", "-1"), ("seed", "99999999999999999999")]
+    "name, value",
+    [
+        ("temperature", "3"), ("temperature", "hot"), ("top_p", "0"), ("top_k", "-1"), ("top_k", "1e3"), ("top_k", "2147483648"), ("min_p", "1.1"),
+        ("presence_penalty", "-2.1"), ("frequency_penalty", "3"), ("max_tokens", "1.5"), ("max_tokens", "0"), ("seed", "-1"), ("seed", "99999999999999999999"),
+    ],
 )
 def test_a_value_out_of_bounds_is_named(page, name, value):
     apply(page, {name: value})
@@ -83,6 +104,20 @@ def test_settings_belong_to_the_conversation_and_can_become_the_default(page, mo
     assert mock.requests[3]["temperature"] == 0.2
     page.locator("#list .title", has_text="One").click()
     expect(page.locator("#facts")).to_contain_text("temperature 0.1")
+
+
+def test_settings_of_an_older_page_are_complete_again(page, mock):
+    page.evaluate("localStorage.setItem('cachalot.settings', JSON.stringify({ temperature: '0.3', seed: 7 }))")
+    page.reload()
+    ask_and_wait(page, "One")
+    page.evaluate(WITHOUT_NEW_SETTINGS)
+    page.reload()
+    ask_and_wait(page, "Two")
+    for body in mock.requests:
+        assert {name for name in body if name not in ("model", "messages", "stream")} == {"temperature"}
+    page.locator("#open-settings").click()
+    expect(page.locator("#settings [name=top_k]")).to_have_value("")
+    expect(page.locator("#settings [name=temperature]")).to_have_value("0.3")
 
 
 def test_one_of_several_models_can_be_chosen(open_page, mock):
@@ -132,13 +167,14 @@ def test_images_are_dropped_pasted_removed_and_sent(open_page, mock):
 def test_the_live_panel(page, mock):
     rows = {
         "tokens_per_second": "14.3", "prefill_tokens_per_second": "182", "expert_hit_rate": "87.3 %", "disk_bytes_per_second": "1.23 GB/s",
-        "prefix_tokens_kept": "12,345", "queue": "1 running, 2 waiting",
+        "prefix_tokens_kept": "12,345", "prompt_cache": "75.0 %", "queue": "1 running, 2 waiting",
     }
     for name, text in rows.items():
         expect(page.locator(f"#panel-{name}")).to_have_text(text)
-    mock.status = {**mock.status, "waiting": 0, "tokens_per_second": None, "expert_hit_rate": None}
+    mock.status = {**mock.status, "waiting": 0, "tokens_per_second": None, "expert_hit_rate": None, "prompt_tokens": 0, "cached_prompt_tokens": 0}
     expect(page.locator("#panel-queue")).to_have_text("1 running")
     expect(page.locator("#panel-tokens_per_second")).to_have_text("–")
+    expect(page.locator("#panel-prompt_cache")).to_have_text("–")
     mock.status = None
     expect(page.locator("#panel-problem")).to_have_text("This server reports no figures.")
 

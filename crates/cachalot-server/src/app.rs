@@ -7,16 +7,15 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{Response, StatusCode};
+use axum::http::Response;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::sync::Semaphore;
-use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::api::responses::store::Responses;
 use crate::api::{chat, completions, messages, models, responses};
 use crate::backend::{Backend, ModelCard};
-use crate::error::{ApiError, Kind, Style};
+use crate::error::{ApiError, Kind};
 use crate::gate;
 use crate::metrics::Metrics;
 use crate::options::ServerOptions;
@@ -108,7 +107,6 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/openapi.json", get(openapi::document))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(Arc::clone(&app), gate::pass))
         .with_state(app)
 }
@@ -121,11 +119,4 @@ async fn not_found(request: Request) -> Response<Body> {
 async fn method_not_allowed(request: Request) -> Response<Body> {
     let message = format!("{} does not take {}", request.uri().path(), request.method());
     ApiError::new(Kind::Method, message).response(gate::style(&request))
-}
-
-/// A bug: the request fails, the server goes on.
-fn panicked(_: Box<dyn std::any::Any + Send>) -> Response<Body> {
-    let mut response = ApiError::new(Kind::Internal, "the server failed: this is a bug").response(Style::OpenAi);
-    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-    response
 }

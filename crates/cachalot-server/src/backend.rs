@@ -65,6 +65,8 @@ pub struct ModelCard {
     pub effort_texts: EffortTexts,
     /// Whether it reasons where a request does not say.
     pub thinks: bool,
+    /// Whether it looks at images.
+    pub images: bool,
     /// When it became available, in seconds since 1970.
     pub created: u64,
 }
@@ -81,6 +83,8 @@ impl ModelCard {
             context: engine.context(),
             effort_texts: engine.effort_texts(),
             thinks,
+            // No engine does yet.
+            images: false,
             created: now.as_secs(),
         }
     }

@@ -40,6 +40,8 @@ pub enum Kind {
     TooLarge,
     /// 429.
     RateLimit,
+    /// 431.
+    HeadTooLarge,
     /// 500.
     Internal,
     /// 503; 529 for Anthropic's clients.
@@ -137,6 +139,7 @@ impl ApiError {
             Kind::Slow => StatusCode::REQUEST_TIMEOUT,
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::RateLimit => StatusCode::TOO_MANY_REQUESTS,
+            Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Kind::Overloaded => match style {
                 Style::OpenAi => StatusCode::SERVICE_UNAVAILABLE,
@@ -148,7 +151,7 @@ impl ApiError {
 
     fn openai_type(&self) -> &'static str {
         match self.kind {
-            Kind::Invalid | Kind::Method | Kind::Slow | Kind::TooLarge => "invalid_request_error",
+            Kind::Invalid | Kind::Method | Kind::Slow | Kind::TooLarge | Kind::HeadTooLarge => "invalid_request_error",
             Kind::Authentication => "authentication_error",
             Kind::Permission => "permission_error",
             Kind::NotFound => "not_found_error",
@@ -164,7 +167,7 @@ impl ApiError {
             Kind::Authentication => "authentication_error",
             Kind::Permission => "permission_error",
             Kind::NotFound => "not_found_error",
-            Kind::TooLarge => "request_too_large",
+            Kind::TooLarge | Kind::HeadTooLarge => "request_too_large",
             Kind::RateLimit => "rate_limit_error",
             Kind::Internal => "api_error",
             Kind::Overloaded => "overloaded_error",

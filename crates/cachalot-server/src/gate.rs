@@ -6,6 +6,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::Next;
+use futures_util::FutureExt;
 use rand::Rng;
 use rand::distr::Alphanumeric;
 use subtle::ConstantTimeEq;
@@ -72,7 +74,7 @@ pub async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next)
     let style = style(&request);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let span = tracing::info_span!("request", id = &*id.0);
-    let origin = request.headers().get(header::ORIGIN).cloned();
+    let cross_origin = allowed_origin(&app, request.headers());
     let checked = check(&app, &request);
     let mut response = match checked {
         Err(error) => error.response(style),
@@ -80,13 +82,16 @@ pub async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next)
         Ok(client) => {
             request.extensions_mut().insert(client);
             request.extensions_mut().insert(id.clone());
-            next.run(request).instrument(span.clone()).await
+            // Whatever a bug may have left behind, no other request sees: what they share has its own locks.
+            let answered = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
+            answered.unwrap_or_else(|_| {
+                span.in_scope(|| tracing::error!(path, "a request panicked"));
+                ApiError::new(Kind::Internal, "the server failed: this is a bug").response(style)
+            })
         }
     };
     finish_head(response.headers_mut(), &id);
-    if let Some(origin) = origin.filter(|origin| app.options.allowed_origins.iter().any(|known| origin == known)) {
-        allow_origin(response.headers_mut(), origin);
-    }
+    response.headers_mut().extend(cross_origin);
     let status = response.status();
     app.metrics.request(&method, matched(&path), status);
     let milliseconds = start.elapsed().as_millis() as u64;
@@ -120,6 +125,7 @@ pub fn style<B>(request: &axum::http::Request<B>) -> Style {
 
 fn check(app: &App, request: &Request) -> Result<Client, ApiError> {
     let headers = request.headers();
+    check_head(app, request)?;
     check_host(app, headers)?;
     check_origin(app, headers)?;
     let key = key(headers);
@@ -142,6 +148,25 @@ fn check(app: &App, request: &Request) -> Result<Client, ApiError> {
     // A key that nobody checks says nothing: every program may send another one.
     let known = key.filter(|_| !app.options.keys.is_empty());
     Ok(Client(known.map_or_else(|| HASHER.hash_one(peer), |key| HASHER.hash_one(key))))
+}
+
+/// A head must be within limits. What is far beyond them the connection itself refuses, without a word.
+fn check_head(app: &App, request: &Request) -> Result<(), ApiError> {
+    let (limits, headers) = (&app.options.limits, request.headers());
+    let too_large = |found: usize, what: &str, most: usize| {
+        let message = format!("the head of the request has {found} {what}; this server takes at most {most}");
+        Err(ApiError::new(Kind::HeadTooLarge, message))
+    };
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    // A name, a colon, a space, a value, a line end.
+    let bytes = headers.iter().fold(target, |sum, (name, value)| sum + name.as_str().len() + value.len() + 4);
+    if headers.len() > limits.head_fields {
+        return too_large(headers.len(), "fields", limits.head_fields);
+    }
+    if bytes > limits.head_bytes {
+        return too_large(bytes, "bytes", limits.head_bytes);
+    }
+    Ok(())
 }
 
 /// What needs no key: the page, which asks for one, and whether the server is there.
@@ -248,21 +273,25 @@ fn finish_head(headers: &mut HeaderMap, id: &RequestId) {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
-fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(header::VARY, HeaderValue::from_static("origin"));
+/// What tells a browser that a page of an allowed origin may read the response and send the fields that it asks about:
+/// SDKs have many of their own.
+fn allowed_origin(app: &App, headers: &HeaderMap) -> HeaderMap {
+    let mut told = HeaderMap::new();
+    let origin = headers.get(header::ORIGIN);
+    let known = |origin: &&HeaderValue| app.options.allowed_origins.iter().any(|known| *origin == known);
+    let Some(origin) = origin.filter(known) else { return told };
+    told.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    if let Some(fields) = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+        told.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, fields.clone());
+    }
     let fixed = [
+        (header::VARY, "origin, access-control-request-headers"),
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE"),
-        (
-            header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "authorization, content-type, x-api-key, anthropic-version, anthropic-beta",
-        ),
-        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "x-request-id, x-cachalot-ignored"),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "x-request-id, x-cachalot-ignored, retry-after"),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ];
-    for (name, value) in fixed {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+    told.extend(fixed.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    told
 }
 
 #[cfg(test)]

@@ -85,7 +85,9 @@ pub fn prepared(app: &App, api: Api, body: &str) -> Result<Prepared, ApiError> {
         tracing::info!(body, "a prompt");
     }
     check_limits(app, &request)?;
-    check_images(&request.conversation)?;
+    if !card.images {
+        refuse_images(&request.conversation)?;
+    }
     request.conversation.effort_texts = card.effort_texts;
     let sampled = {
         let mut replays = app.replays.lock().unwrap_or_else(PoisonError::into_inner);
@@ -216,7 +218,7 @@ fn constraint(app: &App, api: Api, request: &Request, start: StartState) -> Resu
 }
 
 /// Images are refused by where they stand in the request.
-fn check_images(conversation: &Conversation) -> Result<(), ApiError> {
+fn refuse_images(conversation: &Conversation) -> Result<(), ApiError> {
     let contents = conversation.messages.iter().filter_map(|message| match message {
         Message::System { content, .. }
         | Message::Developer { content }
@@ -281,7 +283,7 @@ pub fn submit(
         unread: app.options.limits.unread_events,
         metrics: Arc::clone(&app.metrics),
     });
-    let deadline = app.options.request_timeout.map(|time| Instant::now() + time);
+    let deadline = app.options.request_timeout.and_then(|time| Instant::now().checked_add(time));
     app.backend.submit(Job { prompt, request, client: client.0, deadline, sink })?;
     Ok(updates)
 }

@@ -1,13 +1,15 @@
 //! Listening, connections, and the way down.
 //!
 //! Owns the runtime. A connection that sends its head too slowly, or reads nothing for too long, is closed; when the server
-//! is told to stop it takes no more requests, lets what runs finish for a while, and then cuts it off.
+//! is told to stop it answers no more requests than what its health asks for, lets what runs finish for a while, and then
+//! cuts it off.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -128,7 +130,7 @@ fn signals() -> std::io::Result<Signals> {
 async fn tell((mut interrupt, mut terminate): Signals, told: watch::Sender<bool>) {
     loop {
         let (interrupt, terminate) = (Box::pin(interrupt.recv()), Box::pin(terminate.recv()));
-        futures_util::future::select(interrupt, terminate).await;
+        select(interrupt, terminate).await;
         if told.send(true).is_err() {
             return;
         }
@@ -149,25 +151,29 @@ async fn tell((): Signals, told: watch::Sender<bool>) {
 }
 
 async fn serve(listener: TcpListener, app: Arc<App>, mut stop: watch::Receiver<bool>) {
-    let service = TowerToHyperService::new(router(Arc::clone(&app)));
-    let connections = Arc::new(Semaphore::new(app.options.limits.connections));
     let graceful = GracefulShutdown::new();
-    let stopped = async {
+    let mut accepting = Box::pin(accept(listener, &app, &graceful));
+    let stopped = Box::pin(async {
         // An error means that nobody can tell any more.
         let _ = stop.wait_for(|stop| *stop).await;
-    };
-    let mut stopped = Box::pin(stopped);
+    });
+    select(&mut accepting, stopped).await;
+    // Until the last answer has ended, whoever asks hears that the server stops.
+    select(accepting, Box::pin(finish(&app, stop))).await;
+    // The last events are on their way.
+    if timeout(LEAVE_TIME, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+}
+
+/// Takes connections, for ever.
+async fn accept(listener: TcpListener, app: &Arc<App>, graceful: &GracefulShutdown) {
+    let service = TowerToHyperService::new(router(Arc::clone(app)));
+    let connections = Arc::new(Semaphore::new(app.options.limits.connections));
     loop {
-        let accept = Box::pin(async {
-            // At the limit, further clients wait in the system's queue.
-            let room = Arc::clone(&connections).acquire_owned().await;
-            (room, listener.accept().await)
-        });
-        let (room, accepted) = match futures_util::future::select(accept, &mut stopped).await {
-            futures_util::future::Either::Left((accepted, _)) => accepted,
-            futures_util::future::Either::Right(_) => break,
-        };
-        let (stream, peer) = match accepted {
+        // At the limit, further clients wait in the system's queue.
+        let room = Arc::clone(&connections).acquire_owned().await;
+        let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of files, or a client that went away at once: neither is a reason to stop.
@@ -184,9 +190,6 @@ async fn serve(listener: TcpListener, app: Arc<App>, mut stop: watch::Receiver<b
             drop(room);
         });
     }
-    drop(stopped);
-    drop(listener);
-    go_down(&app, graceful, stop).await;
 }
 
 type Connection<S> = http1::Connection<TokioIo<Pin<Box<TimeoutStream<TcpStream>>>>, S>;
@@ -216,13 +219,14 @@ fn connection(
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
-        .max_buf_size(limits.head_bytes.max(8 << 10))
-        .max_headers(limits.head_fields)
+        // Beyond these a request is refused by its connection, which cannot say why: the gate has the limits.
+        .max_buf_size(2 * limits.head_bytes.max(8 << 10))
+        .max_headers(2 * limits.head_fields)
         .serve_connection(TokioIo::new(Box::pin(stream)), service)
 }
 
 /// Lets what runs finish, then cuts it off.
-async fn go_down(app: &Arc<App>, graceful: GracefulShutdown, mut stop: watch::Receiver<bool>) {
+async fn finish(app: &Arc<App>, mut stop: watch::Receiver<bool>) {
     app.set_stopping();
     let grace = app.options.grace;
     tracing::info!(grace_seconds = grace.as_secs(), "stopping");
@@ -234,13 +238,9 @@ async fn go_down(app: &Arc<App>, graceful: GracefulShutdown, mut stop: watch::Re
             std::future::pending::<()>().await;
         }
     });
-    if let futures_util::future::Either::Right(_) = futures_util::future::select(finished, again).await {
+    if let Either::Right(_) = select(finished, again).await {
         tracing::warn!("told to stop again: answers are cut off");
         let backend = Arc::clone(&app.backend);
         let _ = tokio::task::spawn_blocking(move || backend.stop(Duration::ZERO)).await;
-    }
-    // The last events are on their way.
-    if timeout(LEAVE_TIME, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some connections did not end in time");
     }
 }

@@ -11,6 +11,7 @@ const ROWS = {
   tokens_per_second: rate,
   prefill_tokens_per_second: rate,
   expert_hit_rate: percent,
+  prompt_cache: percent,
   disk_bytes_per_second: (value) => (typeof value === 'number' ? `${bytes(value)}/s` : bytes(null)),
   prefix_tokens_kept: count,
 };
@@ -61,7 +62,9 @@ export class Panel {
 
   #show(status) {
     this.#say(null);
-    for (const [name, format] of Object.entries(ROWS)) this.#put(name, format(status[name]));
+    // Of all prompts since the start; 0 / 0 is no number, and shown as such.
+    const values = { ...status, prompt_cache: status.cached_prompt_tokens / status.prompt_tokens };
+    for (const [name, format] of Object.entries(ROWS)) this.#put(name, format(values[name]));
     const running = count(status.running);
     this.#put('queue', status.waiting > 0 ? `${running} running, ${count(status.waiting)} waiting` : `${running} running`);
     for (const [name, { line, samples }] of this.#lines) {

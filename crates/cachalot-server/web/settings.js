@@ -4,16 +4,28 @@
 import { byId } from './dom.js';
 
 const STORED = 'cachalot.settings';
-const EMPTY = { system: '', temperature: '', top_p: '', max_tokens: '', seed: '', thinking: '', effort: '' };
-const FIELDS = Object.keys(EMPTY);
+/** Numbers in the order of the dialog: whether whole, bounds as the server has them (`above` is excluded), and how they are told. */
+const NUMBERS = {
+  temperature: { from: 0, to: 2, told: 'temperature' },
+  top_p: { above: 0, to: 1, told: 'top-p' },
+  top_k: { whole: true, from: 0, to: 2 ** 31 - 1, told: 'top-k' },
+  min_p: { from: 0, to: 1, told: 'min-p' },
+  presence_penalty: { from: -2, to: 2, told: 'presence penalty' },
+  frequency_penalty: { from: -2, to: 2, told: 'frequency penalty' },
+  max_tokens: { whole: true, from: 1, to: 393_216, told: 'at most', unit: ' tokens' },
+  seed: { whole: true, from: 0, to: Number.MAX_SAFE_INTEGER, told: 'seed' },
+};
+const FIELDS = ['system', 'thinking', 'effort', ...Object.keys(NUMBERS)];
+
+/** All fields of `stored`, which may be of an older page or of no page at all; what it lacks is empty. */
+const complete = (stored) => Object.fromEntries(FIELDS.map((name) => [name, typeof stored?.[name] === 'string' ? stored[name] : '']));
 
 /** What a new conversation begins with. */
 export function defaults() {
   try {
-    const stored = JSON.parse(localStorage.getItem(STORED) ?? '{}');
-    return Object.fromEntries(FIELDS.map((name) => [name, typeof stored[name] === 'string' ? stored[name] : EMPTY[name]]));
+    return complete(JSON.parse(localStorage.getItem(STORED)));
   } catch {
-    return { ...EMPTY };
+    return complete({});
   }
 }
 
@@ -29,7 +41,7 @@ function keep(settings) {
 /** Fields of a chat completions request. */
 export function requestFields(settings) {
   const fields = {};
-  for (const name of ['temperature', 'top_p', 'max_tokens', 'seed']) if (settings[name] !== '') fields[name] = Number(settings[name]);
+  for (const name of Object.keys(NUMBERS)) if (settings[name]) fields[name] = Number(settings[name]);
   if (settings.thinking) fields.thinking = { type: settings.thinking };
   if (settings.effort && settings.thinking !== 'disabled') fields.reasoning_effort = settings.effort;
   return fields;
@@ -41,24 +53,19 @@ export function summary(settings) {
   if (settings.thinking === 'disabled') parts.push('no reasoning');
   else if (settings.effort) parts.push(`${settings.effort} effort`);
   else if (settings.thinking === 'enabled') parts.push('reasoning');
-  if (settings.temperature !== '') parts.push(`temperature ${settings.temperature}`);
-  if (settings.top_p !== '') parts.push(`top-p ${settings.top_p}`);
-  if (settings.max_tokens !== '') parts.push(`at most ${settings.max_tokens} tokens`);
-  if (settings.seed !== '') parts.push(`seed ${settings.seed}`);
+  for (const [name, { told, unit = '' }] of Object.entries(NUMBERS)) if (settings[name]) parts.push(`${told} ${settings[name]}${unit}`);
   if (settings.system.trim()) parts.push('system prompt');
   return parts;
 }
 
-/** What is wrong with the value of a field, or ''. Bounds are those of the protocol. */
+/** What is wrong with the value of a field, or ''. */
 function problem(name, text) {
-  if (text === '') return '';
+  if (text === '' || !(name in NUMBERS)) return '';
+  const { whole, from, above, to } = NUMBERS[name];
   const value = Number(text);
-  const whole = /^\d+$/.test(text) && Number.isSafeInteger(value);
-  if (name === 'temperature' && !(value >= 0 && value <= 2)) return 'A number from 0 to 2';
-  if (name === 'top_p' && !(value > 0 && value <= 1)) return 'A number above 0, at most 1';
-  if (name === 'max_tokens' && !(whole && value >= 1 && value <= 393_216)) return 'A whole number from 1 to 393216';
-  if (name === 'seed' && !whole) return 'A whole number from 0 to 9007199254740991';
-  return '';
+  const fits = (whole ? /^\d+$/.test(text) : Number.isFinite(value)) && value <= to && (above === undefined ? value >= from : value > above);
+  if (fits) return '';
+  return `A ${whole ? 'whole ' : ''}number ${above === undefined ? `from ${from} to` : `above ${above}, at most`} ${to}`;
 }
 
 export class SettingsDialog {
@@ -72,7 +79,7 @@ export class SettingsDialog {
       this.#close();
     });
     byId('settings-cancel').addEventListener('click', () => this.#dialog.close());
-    byId('settings-reset').addEventListener('click', () => this.#fill(EMPTY));
+    byId('settings-reset').addEventListener('click', () => this.#fill(complete({})));
     this.#form.addEventListener('input', () => this.#follow());
   }
 
@@ -80,7 +87,7 @@ export class SettingsDialog {
   open(settings, done) {
     this.#done = done;
     byId('settings-keep').checked = false;
-    this.#fill(settings);
+    this.#fill(complete(settings));
     this.#dialog.showModal();
   }
 

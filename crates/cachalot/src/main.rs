@@ -72,6 +72,6 @@ fn report_error(error: &anyhow::Error, json: bool) {
     if json {
         eprintln!("{}", serde_json::json!({ "error": told }));
     } else {
-        eprintln!("cachalot: {told}");
+        output::tell(tracing::Level::ERROR, &told);
     }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use cachalot_engine::{Ablation, CacheChoice, Engine, EngineOptions, KeepOptions};
 use cachalot_storage::{FaultyFiles, Files, Plan, Spread};
+use tracing::Level;
 
 use crate::cli::{Arithmetic, EngineArgs, KeepArgs, ModelArgs};
 use crate::terminal::Bar;
-use crate::{builtin, interrupt};
+use crate::{builtin, interrupt, output};
 
 /// What holds where the command line says nothing.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +82,7 @@ fn answering(model: &ModelArgs, args: &EngineArgs, quiet: bool, extras: Extras) 
         Some(path) => checked(path, args, Defaults::ANSWER, extras),
         None => {
             if !quiet {
-                eprintln!("{}", builtin::NOTE);
+                output::tell(Level::INFO, builtin::NOTE);
             }
             open(Arc::new(builtin::nano()), args, Defaults::ANSWER, extras)
         }
@@ -125,7 +126,7 @@ fn open(files: Arc<dyn Files>, args: &EngineArgs, defaults: Defaults, extras: Ex
     if let Some(rehearsal) = &args.fault {
         rehearsal.begin(&plan);
     }
-    engine.notes().iter().for_each(|note| eprintln!("cachalot: {note}"));
+    engine.notes().iter().for_each(|note| output::tell(Level::WARN, note));
     Ok(engine)
 }
 
@@ -148,11 +149,12 @@ fn user_directory(variable: &str, at_home: &str) -> Option<PathBuf> {
 /// Keeps what the next start profits from; that it cannot be kept is no failure.
 pub fn remember(engine: &Engine, model: &ModelArgs) {
     if let Some(store) = engine.prefix_store() {
-        store.notes().iter().for_each(|note| eprintln!("cachalot: {note}"));
+        store.notes().iter().for_each(|note| output::tell(Level::WARN, note));
     }
     if model.model.is_some()
         && let Err(error) = engine.remember()
     {
-        eprintln!("cachalot: the experts in use could not be noted for the next start: {error}");
+        let note = format!("the experts in use could not be noted for the next start: {error}");
+        output::tell(Level::WARN, &note);
     }
 }

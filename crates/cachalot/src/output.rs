@@ -1,7 +1,9 @@
 //! Writing to standard output: only the answer ever goes there. A reader that has gone away is not a failure. And how errors
-//! are told, which go to standard error.
+//! and notes are told, which go to standard error, or to the log where there is one.
 
 use std::io::{ErrorKind, Write, stdout};
+
+use tracing::Level;
 
 /// The reader of standard output has gone away (`cachalot ... | head`).
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +21,19 @@ pub fn print(text: &str) -> anyhow::Result<()> {
         ErrorKind::BrokenPipe => Gone.into(),
         _ => anyhow::Error::new(error).context("cannot write to standard output"),
     })
+}
+
+/// Tells the user something, in the log if the command keeps one: then every line on standard error has its form.
+pub fn tell(level: Level, text: &str) {
+    if !tracing::dispatcher::has_been_set() {
+        eprintln!("cachalot: {text}");
+    } else if level == Level::INFO {
+        tracing::info!("{text}");
+    } else if level == Level::WARN {
+        tracing::warn!("{text}");
+    } else {
+        tracing::error!("{text}");
+    }
 }
 
 /// An error and what it came from, each once: many of ours say already what their source says.

@@ -94,8 +94,26 @@ struct Inner {
     segments: Segments,
     entries: Vec<Entry>,
     budget: u64,
-    notes: Vec<String>,
+    notes: Notes,
     paused: Option<Instant>,
+}
+
+/// What went wrong: told at once if somebody listens.
+#[derive(Default)]
+struct Notes {
+    untold: Vec<String>,
+    listener: Option<Listener>,
+}
+
+type Listener = Box<dyn Fn(&str) + Send>;
+
+impl Notes {
+    fn push(&mut self, note: String) {
+        match &self.listener {
+            Some(listener) => listener(&note),
+            None => self.untold.push(note),
+        }
+    }
 }
 
 /// States of one model on the disk.
@@ -157,7 +175,13 @@ impl PrefixStore {
 
     /// What went wrong since it was asked last, for people.
     pub fn notes(&self) -> Vec<String> {
-        std::mem::take(&mut lock(&self.inner).notes)
+        std::mem::take(&mut lock(&self.inner).notes.untold)
+    }
+
+    /// Has what goes wrong from now on told to `listener` as it happens, instead of kept for [`PrefixStore::notes`]. Answers
+    /// may wait while it listens, and it must not ask the store.
+    pub fn tell(&self, listener: impl Fn(&str) + Send + 'static) {
+        lock(&self.inner).notes.listener = Some(Box::new(listener));
     }
 
     /// States and bytes stored.
@@ -235,7 +259,7 @@ impl Inner {
         }
         transaction.commit()?;
         let directory = directory.to_owned();
-        Ok(Self { directory, database, segments, entries, budget, notes: Vec::new(), paused: None })
+        Ok(Self { directory, database, segments, entries, budget, notes: Notes::default(), paused: None })
     }
 
     /// Drops what points at data that are not there, and data that nothing points at.

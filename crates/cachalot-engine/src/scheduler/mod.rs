@@ -24,7 +24,7 @@ use queue::Queue;
 pub struct SchedulerOptions {
     /// Answers in the making at once.
     pub sequences: usize,
-    /// Jobs that may wait.
+    /// Jobs that may wait while no more can be answered at once.
     pub waiting: usize,
     /// Tokens of prompts in a step beside answers in the making, where all experts are in memory: more make prompts
     /// faster and answers jerkier. Where experts are read from the disk a step takes all it can, for the disk's sake.
@@ -175,6 +175,8 @@ struct Shared {
 
 struct Inbox {
     queue: Queue<Job>,
+    /// Jobs of the queue that need not wait: the thread lets them in as soon as it sees them.
+    room: usize,
     status: Status,
     stop: Stop,
 }
@@ -201,7 +203,7 @@ impl Scheduler {
     /// # Errors
     /// If the system gives none.
     pub fn start(engine: Arc<Engine>, options: SchedulerOptions) -> std::io::Result<Self> {
-        let inbox = Inbox { queue: Queue::new(options.waiting), status: Status::default(), stop: Stop::No };
+        let inbox = Inbox { queue: Queue::new(), room: options.sequences, status: Status::default(), stop: Stop::No };
         let shared = Arc::new(Shared { engine, options, inbox: Mutex::new(inbox), changed: Condvar::new() });
         let thread = {
             let shared = Arc::clone(&shared);
@@ -228,7 +230,10 @@ impl Scheduler {
             return Err(SubmitError::Stopping);
         }
         let waiting = inbox.queue.len();
-        inbox.queue.push(job.client, job).map_err(|_| SubmitError::QueueFull { waiting })?;
+        if waiting >= self.shared.options.waiting.saturating_add(inbox.room) {
+            return Err(SubmitError::QueueFull { waiting });
+        }
+        inbox.queue.push(job.client, job);
         inbox.status.waiting = waiting + 1;
         self.shared.changed.notify_all();
         Ok(())
@@ -241,14 +246,15 @@ impl Scheduler {
 
     /// Takes no more jobs, refuses those that wait, lets what runs finish for up to `grace`, then cuts it off.
     pub fn stop(&self, grace: Duration) {
-        let end = Instant::now() + grace;
+        // A time beyond all reckoning does not end.
+        let end = Instant::now().checked_add(grace);
         let mut inbox = self.shared.inbox();
         if inbox.stop == Stop::No {
             inbox.stop = Stop::Finish;
         }
         self.shared.changed.notify_all();
         while inbox.stop != Stop::Done {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 inbox.stop = Stop::Cut;
                 // A step that waits for the disk ends, too.

@@ -6,13 +6,12 @@ use std::collections::{HashMap, VecDeque};
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     waiting: VecDeque<(u64, T)>,
-    most: usize,
 }
 
 impl<T> Queue<T> {
-    /// A queue of at most `most`.
-    pub fn new(most: usize) -> Self {
-        Self { waiting: VecDeque::new(), most }
+    /// Nobody waits.
+    pub fn new() -> Self {
+        Self { waiting: VecDeque::new() }
     }
 
     /// How many wait.
@@ -20,13 +19,9 @@ impl<T> Queue<T> {
         self.waiting.len()
     }
 
-    /// Puts `item` of `client` last; gives it back if the queue is full.
-    pub fn push(&mut self, client: u64, item: T) -> Result<(), T> {
-        if self.waiting.len() >= self.most {
-            return Err(item);
-        }
+    /// Puts `item` of `client` last.
+    pub fn push(&mut self, client: u64, item: T) {
         self.waiting.push_back((client, item));
-        Ok(())
     }
 
     /// The next one where `running` says how many of each client's run: the oldest of those whose client has fewest.
@@ -73,11 +68,10 @@ mod tests {
 
     #[test]
     fn clients_take_turns_and_stay_in_their_order() {
-        let mut queue = Queue::new(5);
+        let mut queue = Queue::new();
         for (client, item) in [(1, "a"), (1, "b"), (1, "c"), (2, "d"), (3, "e")] {
-            queue.push(client, item).unwrap();
+            queue.push(client, item);
         }
-        assert_eq!(queue.push(4, "f"), Err("f"));
         let mut running = HashMap::new();
         let mut order = Vec::new();
         while let Some((client, item)) = queue.next(&running) {
@@ -89,9 +83,9 @@ mod tests {
 
     #[test]
     fn whoever_leaves_is_taken_out_and_nobody_else() {
-        let mut queue = Queue::new(9);
+        let mut queue = Queue::new();
         for item in 0..6 {
-            queue.push(0, item).unwrap();
+            queue.push(0, item);
         }
         let mut ahead = Vec::new();
         let out = queue.take_out(|before, item| {

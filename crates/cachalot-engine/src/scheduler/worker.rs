@@ -125,9 +125,10 @@ impl Worker<'_> {
         }
     }
 
-    /// The next job, if one waits and there is room for it.
+    /// The next job, if one waits and there is room for it. Says in the inbox how many more there is room for.
     fn next(&self, inbox: &mut Inbox) -> Option<(u64, Job)> {
-        if self.running.len() >= self.shared.options.sequences {
+        inbox.room = self.shared.options.sequences.saturating_sub(self.running.len());
+        if inbox.room == 0 {
             return None;
         }
         let mut busy = HashMap::new();
@@ -135,8 +136,10 @@ impl Worker<'_> {
         let (client, job) = inbox.queue.next(&busy)?;
         if !self.running.is_empty() && self.reserved() + self.needs(&job) > self.state_bytes {
             inbox.queue.put_back(client, job);
+            inbox.room = 0;
             return None;
         }
+        inbox.room -= 1;
         Some((client, job))
     }
 
@@ -246,6 +249,8 @@ impl Worker<'_> {
             self.prefixes.keep(&tokens, sequence);
             self.prefixes.shrink(self.state_bytes.saturating_sub(self.reserved()));
             let mut inbox = self.shared.inbox();
+            // Whoever hears of this end may ask again at once.
+            inbox.room += 1;
             let status = &mut inbox.status;
             status.finished += 1;
             status.generated_tokens += outcome.generated_tokens as u64;

@@ -202,6 +202,33 @@ fn a_full_queue_a_passed_deadline_and_a_bad_request_are_refused() {
 }
 
 #[test]
+fn without_a_queue_whoever_can_be_answered_at_once_is_taken() {
+    let engine = engine("fixtures/v41-tiny");
+    let scheduler = scheduler(&engine, |options| {
+        options.sequences = 2;
+        options.waiting = 0;
+    });
+    let request = greedy(4, Prefill::Exact);
+    let gate = Arc::new(Mutex::new(()));
+    for round in 0..3 {
+        let closed = gate.lock().expect("nobody panicked");
+        let held = [0, 1].map(|salt| {
+            let waits = Arc::clone(&gate);
+            submit(&scheduler, salt, &ids(9, salt as usize), &request, move |_| {
+                let _open = waits.lock();
+                Flow::Continue
+            })
+            .unwrap_or_else(|error| panic!("round {round}: {error}"))
+        });
+        let full = submit(&scheduler, 1, &ids(9, 3), &request, |_| Flow::Continue).expect_err("it is full");
+        assert!(matches!(full, SubmitError::QueueFull { .. }), "{full}");
+        drop(closed);
+        // Who hears that an answer has ended may ask at once.
+        held.iter().for_each(|receiver| assert!(ended(receiver).1.is_ok()));
+    }
+}
+
+#[test]
 fn stopping_lets_answers_finish_or_cuts_them() {
     let engine = engine("fixtures/v41-tiny");
     let request = greedy(30, Prefill::Exact);
@@ -211,7 +238,7 @@ fn stopping_lets_answers_finish_or_cuts_them() {
     while finishing.status().running == 0 && finishing.status().finished == 0 {
         std::thread::yield_now();
     }
-    finishing.stop(Duration::from_secs(60));
+    finishing.stop(Duration::MAX);
     let (tokens, outcome) = ended(&runs);
     assert!(outcome.is_ok(), "{outcome:?}");
     assert_eq!(tokens, generate(&mut Session::new(Arc::clone(&engine)), &ids(9, 0), &request).0);

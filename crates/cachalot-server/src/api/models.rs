@@ -40,7 +40,7 @@ pub struct Model {
     created_at: String,
     context_length: usize,
     max_completion_tokens: usize,
-    input_modalities: [&'static str; 1],
+    input_modalities: &'static [&'static str],
     output_modalities: [&'static str; 1],
     supported_parameters: &'static [&'static str],
 }
@@ -78,7 +78,7 @@ fn model(card: &ModelCard, id: &str) -> Model {
         created_at: timestamp(card.created),
         context_length: card.context,
         max_completion_tokens: MAX_OUTPUT.min(card.context),
-        input_modalities: ["text"],
+        input_modalities: if card.images { &["text", "image"] } else { &["text"] },
         output_modalities: ["text"],
         supported_parameters: &SUPPORTED,
     }

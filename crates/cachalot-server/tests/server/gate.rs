@@ -2,15 +2,18 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cachalot_engine::scheduler::{Job, Status, SubmitError};
 use cachalot_engine::session::Finish;
-use cachalot_server::{Keys, Limits, ServeError, Server, ServerOptions};
+use cachalot_engine::stats::StatsReport;
+use cachalot_server::{Backend, Keys, Limits, ModelCard, ServeError, Server, ServerOptions};
 use cachalot_text::Family;
 use serde_json::{Value, json};
 
 use crate::client::{Asked, get, post};
-use crate::playback::{Play, card, playing};
+use crate::playback::{Play, Playback, Running, card, playing};
 
 fn chat(text: &str) -> Value {
     json!({"messages": [{"role": "user", "content": text}], "thinking": {"type": "disabled"}, "max_tokens": 100_000})
@@ -47,6 +50,16 @@ fn foreign_names_and_foreign_pages_are_refused() {
     assert_eq!(reply.header("access-control-allow-origin"), Some("https://app.example"));
     let reply = Asked::new(server.address, "GET", "/v1/models", &[&own], "").reply();
     assert_eq!(reply.header("access-control-allow-origin"), None);
+    // The SDKs for browsers send fields of their own.
+    let wanted = "authorization,x-stainless-os,anthropic-dangerous-direct-browser-access";
+    let asks = format!("access-control-request-headers: {wanted}");
+    let preflight = |origin: &str| {
+        let headers = [origin, "access-control-request-method: POST", &asks];
+        Asked::new(server.address, "OPTIONS", "/v1/messages", &headers, "").reply()
+    };
+    let reply = preflight("origin: https://app.example");
+    assert_eq!((reply.status, reply.header("access-control-allow-headers")), (204, Some(wanted)));
+    assert_eq!(preflight("origin: https://evil.example").header("access-control-allow-headers"), None);
     let reply =
         Asked::new(server.address, "OPTIONS", "/v1/chat/completions", &["origin: https://evil.example"], "").reply();
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (403, None));
@@ -111,7 +124,6 @@ fn what_is_too_much_is_refused_by_name() {
         schema_bytes: 300,
         schema_depth: 5,
         prompts: 2,
-        head_fields: 20,
         ..Limits::default()
     };
     let (server, playback) = playing(Family::V41, ServerOptions { limits, ..ServerOptions::default() });
@@ -141,12 +153,85 @@ fn what_is_too_much_is_refused_by_name() {
     assert!(reply.message().contains("4000 bytes"), "{reply:?}");
     let reply = post(server.address, "/v1/messages", &chat(&"x".repeat(5000)));
     assert_eq!(reply.json()["error"]["type"], "request_too_large");
-    let many: Vec<String> = (0..40).map(|index| format!("x-field-{index}: 1")).collect();
-    let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    assert_eq!(Asked::new(server.address, "GET", "/health", &many, "").reply().status, 431);
     let reply = Asked::new(server.address, "POST", "/v1/chat/completions", &["content-encoding: gzip"], "x").reply();
     assert_eq!(reply.status, 400);
     assert_eq!(playback.asked(), 0);
+}
+
+#[test]
+fn a_head_that_is_too_large_is_refused_by_name() {
+    let (server, _playback) = playing(Family::V41, Default::default());
+    let refused = |path: &str, headers: &[&str], part: &str| {
+        let reply = Asked::new(server.address, "GET", path, headers, "").reply();
+        assert_eq!((reply.status, reply.header("x-content-type-options")), (431, Some("nosniff")), "{reply:?}");
+        assert!(reply.message().contains(part), "{reply:?}");
+        reply.json()["error"]["type"].clone()
+    };
+    let many: Vec<String> = (0..150).map(|index| format!("x-field-{index}: 1")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(refused("/health", &many, "153 fields"), "invalid_request_error");
+    let long = |bytes: usize| format!("x-field: {}", "x".repeat(bytes));
+    assert_eq!(refused("/v1/messages", &[&long(100_000)], "at most 65536"), "request_too_large");
+    refused("/health", &[&long(130_000)], "bytes");
+    refused(&format!("/health?{}", "x".repeat(60_000)), &[&long(10_000)], "bytes");
+    assert_eq!(Asked::new(server.address, "GET", "/health", &[&long(60_000)], "").reply().status, 200);
+}
+
+/// A backend with a bug.
+struct Broken;
+
+impl Backend for Broken {
+    fn submit(&self, _: Job) -> Result<(), SubmitError> {
+        panic!("a bug of the backend, as this test wants it")
+    }
+
+    fn status(&self) -> Status {
+        Status::default()
+    }
+
+    fn stats(&self) -> Option<StatsReport> {
+        None
+    }
+
+    fn stop(&self, _: Duration) {}
+}
+
+#[test]
+fn a_bug_fails_one_request_in_the_form_of_its_api() {
+    let server = Running::start(card(Family::V41), Arc::new(Broken), ServerOptions::default());
+    for (path, kind) in [("/v1/messages", "api_error"), ("/v1/chat/completions", "internal_error")] {
+        let reply = post(server.address, path, &chat("hi"));
+        assert_eq!((reply.status, &reply.json()["error"]["type"]), (500, &json!(kind)), "{reply:?}");
+        assert_eq!(reply.json()["type"] == "error", path == "/v1/messages");
+        assert!(reply.header("x-request-id").is_some());
+    }
+    assert_eq!(get(server.address, "/health").status, 200);
+}
+
+#[test]
+fn images_are_for_models_that_look_at_them() {
+    let image = json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}});
+    let body = json!({"messages": [{"role": "user", "content": [image]}]});
+    for images in [false, true] {
+        let card = ModelCard { images, ..card(Family::V41) };
+        let playback = Arc::new(Playback::default());
+        let server = Running::start(card, Arc::clone(&playback) as _, ServerOptions::default());
+        playback.plays(&[633]);
+        let modalities = get(server.address, "/v1/models").json()["data"][0]["input_modalities"].clone();
+        let reply = post(server.address, "/v1/chat/completions", &body);
+        match images {
+            false => assert_eq!((reply.status, modalities), (400, json!(["text"])), "{reply:?}"),
+            true => assert_eq!((reply.status, modalities), (200, json!(["text", "image"])), "{reply:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_time_beyond_all_reckoning_is_no_limit() {
+    let options = ServerOptions { request_timeout: Some(Duration::MAX), ..ServerOptions::default() };
+    let (server, playback) = playing(Family::V41, options);
+    playback.plays(&[633]);
+    assert_eq!(post(server.address, "/v1/chat/completions", &chat("hi")).status, 200);
 }
 
 #[test]
@@ -231,12 +316,22 @@ fn those_who_wait_hear_that_the_server_is_there() {
 #[test]
 fn a_server_that_stops_finishes_what_runs() {
     let (server, playback) = playing(Family::V41, Default::default());
-    playback.set(Play { ids: vec![633; 20], pause: Duration::from_millis(20), prompt_tokens: 10, ..Play::default() });
+    playback.set(Play { ids: vec![633; 40], pause: Duration::from_millis(20), prompt_tokens: 10, ..Play::default() });
     let mut asked = Asked::new(server.address, "POST", "/v1/chat/completions", &[], &streamed("hi"));
     asked.read_until("ok");
     let address = server.address;
     let start = Instant::now();
     let stopping = std::thread::spawn(move || server.stop());
+    // Whoever looks after it learns so, and whoever asks is sent elsewhere.
+    let mut health = get(address, "/health");
+    while health.status == 200 {
+        health = get(address, "/health");
+    }
+    assert_eq!((health.status, &health.json()["status"]), (503, &json!("stopping")));
+    while !playback.is_stopping() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(post(address, "/v1/chat/completions", &chat("hi")).status, 503);
     asked.read_until("[DONE]");
     drop(asked);
     stopping.join().unwrap();

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -42,6 +43,7 @@ pub struct Playback {
     /// How jobs ended.
     ends: Mutex<Vec<(Finish, usize)>>,
     stopping: Mutex<bool>,
+    running: AtomicUsize,
 }
 
 impl Playback {
@@ -56,6 +58,10 @@ impl Playback {
 
     pub fn last_asked(&self) -> (Vec<u32>, Request) {
         self.asked.lock().unwrap().last().expect("something was asked").clone()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.lock().unwrap()
     }
 
     pub fn asked(&self) -> usize {
@@ -82,7 +88,9 @@ impl Backend for Playback {
         }
         self.asked.lock().unwrap().push((job.prompt.clone(), job.request.clone()));
         let play = self.play.lock().unwrap().clone();
+        self.running.fetch_add(1, Ordering::Relaxed);
         play_job(play, job, |finish, tokens| self.ends.lock().unwrap().push((finish, tokens)));
+        self.running.fetch_sub(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -94,8 +102,12 @@ impl Backend for Playback {
         None
     }
 
-    fn stop(&self, _: Duration) {
+    fn stop(&self, grace: Duration) {
         *self.stopping.lock().unwrap() = true;
+        let start = Instant::now();
+        while self.running.load(Ordering::Relaxed) > 0 && start.elapsed() < grace {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -104,6 +116,9 @@ pub struct Slowly(pub Arc<Playback>);
 
 impl Backend for Slowly {
     fn submit(&self, job: Job) -> Result<(), SubmitError> {
+        if self.0.is_stopping() {
+            return Err(SubmitError::Stopping);
+        }
         let playback = Arc::clone(&self.0);
         std::thread::spawn(move || playback.submit(job));
         Ok(())
@@ -229,6 +244,7 @@ pub fn card(family: Family) -> ModelCard {
         context: 131_072,
         effort_texts: EffortTexts::Release,
         thinks: true,
+        images: false,
         created: 0,
     }
 }

@@ -17,8 +17,8 @@ pub struct PsArgs {
     #[arg(long, value_name = "URL", env = "CACHALOT_URL", default_value = "http://127.0.0.1:8080")]
     pub url: String,
 
-    /// A key of the server, if it has any
-    #[arg(long, value_name = "KEY", env = "CACHALOT_API_KEY", hide_env_values = true)]
+    /// A key of the server, if it has any; without it, the first one in CACHALOT_API_KEY
+    #[arg(long, value_name = "KEY")]
     pub api_key: Option<String>,
 
     /// Print one JSON object instead of text
@@ -33,7 +33,10 @@ pub struct PsArgs {
 pub fn ps(args: &PsArgs) -> anyhow::Result<ExitCode> {
     let url = format!("{}/status", args.url.trim_end_matches('/'));
     let mut request = ureq::get(&url).timeout(Duration::from_secs(10));
-    if let Some(key) = &args.api_key {
+    // The variable holds what it holds for `serve`: keys with commas between.
+    let variable = std::env::var("CACHALOT_API_KEY").unwrap_or_default();
+    let first = variable.split(',').map(str::trim).find(|key| !key.is_empty());
+    if let Some(key) = args.api_key.as_deref().or(first) {
         request = request.set("authorization", &format!("Bearer {key}"));
     }
     let text = match request.call() {

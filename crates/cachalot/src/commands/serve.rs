@@ -11,11 +11,13 @@ use cachalot_engine::planner::units::parse_bytes;
 use cachalot_engine::{Scheduler, SchedulerOptions};
 use cachalot_server::{Backend, DEFAULT_PORT, Keys, Limits, ModelCard, Server, ServerOptions};
 use cachalot_text::conversation::EffortTexts;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
+use tracing::Level;
 
 use crate::cli::{EngineArgs, KeepArgs, ModelArgs};
-use crate::open;
 use crate::text_args::EffortTextsArg;
+use crate::{open, output};
 
 const AFTER: &str = "\
 Examples:
@@ -28,7 +30,8 @@ Programs for OpenAI's APIs need the base URL http://127.0.0.1:8080/v1, those for
 will do unless keys are given. The page at / is a chat in the browser.
 
 Every flag can also be an environment variable (CACHALOT_ and its name in capitals, as in CACHALOT_API_KEY_FILE; several
-values with commas between) or a line of the TOML file. The command line wins over the environment, and that over the file.
+values with commas between) or a line of the TOML file. What the command line says of a flag replaces what the environment
+says, and that what the file says, lists and switches (CACHALOT_OPEN=false) included.
 
 SIGINT and SIGTERM stop the server: what runs may finish for the time of --grace. A second one cuts it off.";
 
@@ -105,7 +108,7 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N", default_value_t = SchedulerOptions::default().sequences, value_parser = at_least_one)]
     pub parallel: usize,
 
-    /// Requests that may wait
+    /// Requests that may wait while no more can be answered at once; 0 for none
     #[arg(long, value_name = "N", default_value_t = SchedulerOptions::default().waiting)]
     pub queue: usize,
 
@@ -114,24 +117,38 @@ pub struct LimitArgs {
     pub max_body: u64,
 
     /// Seconds that the body of a request may take to arrive, and that it may wait for room before
-    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().body_time.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().body_time.as_secs(), value_parser = seconds_from(1))]
     pub body_timeout: u64,
 
     /// Seconds that a client may read nothing at all while there is something for it
-    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().unread_time.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().unread_time.as_secs(), value_parser = seconds_from(1))]
     pub unread_timeout: u64,
 
     /// Seconds that an answer may take from its request on; any time if not given
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_from(1))]
     pub request_timeout: Option<u64>,
 
     /// Seconds between signs of life to those who wait
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = seconds_from(1))]
     pub keep_alive: u64,
 
     /// Seconds that answers may go on after the server was told to stop
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds_from(0))]
     pub grace: u64,
+
+    /// Connections at once; further clients wait until one ends
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 20))]
+    pub max_connections: usize,
+
+    /// Memory for responses that may be gone on from (`previous_response_id`); the oldest are dropped first
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_bytes)]
+    pub max_stored: u64,
+}
+
+/// Seconds from `least` to a year: no point in time that a program reckons with is out of reach.
+fn seconds_from(least: u64) -> RangedU64ValueParser {
+    const YEAR: u64 = 365 * 24 * 3600;
+    clap::value_parser!(u64).range(least..=YEAR)
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -202,14 +219,17 @@ pub struct ServeTextArgs {
 /// # Errors
 /// If the model cannot be opened, the address cannot be had, or a key file cannot be read.
 pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
+    start_log(&args.logs);
     let options = options(args)?;
     let name = match (&args.name, &args.model.model) {
         (Some(name), _) => name.clone(),
         (None, Some(path)) => directory_name(path)?,
         (None, None) => "cachalot-nano".to_owned(),
     };
-    start_log(&args.logs);
     let engine = Arc::new(open::keeping(&args.model, &args.engine, args.keep, false)?);
+    if let Some(store) = engine.prefix_store() {
+        store.tell(|note| output::tell(Level::WARN, note));
+    }
     let thinks = if args.model.thinks() { !args.text.no_think } else { args.text.think };
     let mut card = ModelCard::new(&engine, name, thinks);
     card.aliases.clone_from(&args.alias);
@@ -223,7 +243,8 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let scheduler = Scheduler::start(Arc::clone(&engine), scheduling).context("no thread for the model")?;
     let id = card.id.clone();
     let server = Server::bind(card, Arc::new(scheduler) as Arc<dyn Backend>, options)?;
-    eprintln!("cachalot: {id} at http://{} (chat page; the APIs are under /v1)", server.address());
+    let listening = format!("{id} at http://{} (chat page; the APIs are under /v1)", server.address());
+    output::tell(Level::INFO, &listening);
     server.run_until_told()?;
     open::remember(&engine, &args.model);
     Ok(ExitCode::SUCCESS)
@@ -252,6 +273,8 @@ fn options(args: &ServeArgs) -> anyhow::Result<ServerOptions> {
             bodies_bytes: limits.bodies_bytes.max(body_bytes),
             body_time: seconds(args.limits.body_timeout),
             unread_time: seconds(args.limits.unread_timeout),
+            connections: args.limits.max_connections,
+            stored_bytes: usize::try_from(args.limits.max_stored).unwrap_or(usize::MAX),
             ..limits
         },
     })
@@ -279,14 +302,17 @@ fn directory_name(path: &Path) -> anyhow::Result<String> {
 
 fn start_log(args: &LogArgs) {
     let level = match args.log_level {
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Warn => Level::WARN,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Debug => Level::DEBUG,
     };
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
     match args.log_format {
         LogFormat::Text => log.with_ansi(colours).init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Json => {
+            log.json().init();
+            std::panic::set_hook(Box::new(|panic| output::tell(Level::ERROR, &panic.to_string())));
+        }
     }
 }

@@ -27,6 +27,7 @@ struct Telling {
     echoes: VecDeque<(usize, String)>,
     usage: CompletionUsage,
     ended: bool,
+    span: tracing::Span,
 }
 
 /// A response that tells all `choices` as they come.
@@ -41,7 +42,8 @@ pub(super) fn stream(keep_alive: Duration, head: Head, choices: Vec<Choosing>, i
         going.push((index, choosing, offset));
     }
     let usage = CompletionUsage::default();
-    let telling = Telling { head, include_usage, keep_alive, going, echoes, usage, ended: false };
+    let span = tracing::Span::current();
+    let telling = Telling { head, include_usage, keep_alive, going, echoes, usage, ended: false, span };
     let frames = unfold(telling, |mut telling| async move {
         let frames = telling.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(frames.into_bytes())), telling))
@@ -103,7 +105,7 @@ impl Telling {
             }
             Ok(Step::Done(done)) => {
                 let (index, choosing, offset) = self.going.swap_remove(place);
-                log(&choosing.answer, &done);
+                self.span.in_scope(|| log(&choosing.answer, &done));
                 self.usage.add(&choosing.answer.usage);
                 let logprobs = self.head.logprobs.then(|| {
                     let mut logprobs = CompletionLogprobs::default();
@@ -114,6 +116,7 @@ impl Telling {
             }
             Err(error) => {
                 self.ended = true;
+                self.span.in_scope(|| tracing::warn!(error = error.message(), "an answer failed"));
                 out.data(&error.openai());
             }
         }
