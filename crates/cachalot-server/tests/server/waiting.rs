@@ -24,11 +24,11 @@ fn questions() -> [(&'static str, Value); 4] {
 }
 
 fn impatient() -> ServerOptions {
-    ServerOptions { keep_alive: Duration::from_millis(30), ..ServerOptions::default() }
+    ServerOptions { keep_alive: Duration::from_millis(150), ..ServerOptions::default() }
 }
 
 fn slow() -> Play {
-    Play { ids: vec![633; 3], delay: Duration::from_millis(200), prompt_tokens: 10, ..Play::default() }
+    Play { ids: vec![633; 3], delay: Duration::from_millis(300), prompt_tokens: 10, ..Play::default() }
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn question(bytes: usize) -> String {
 fn a_body_that_does_not_arrive_gives_its_room_back() {
     let room = 1 << 20;
     let limits =
-        Limits { body_bytes: room, bodies_bytes: room, body_time: Duration::from_millis(500), ..Limits::default() };
+        Limits { body_bytes: room, bodies_bytes: room, body_time: Duration::from_secs(2), ..Limits::default() };
     let (server, playback) = playing(Family::V41, ServerOptions { limits, ..ServerOptions::default() });
     playback.plays(&[633]);
     // It says nothing of its length, so it has all the room; a few bytes come now and then.
