@@ -28,7 +28,7 @@ fn impatient() -> ServerOptions {
 }
 
 fn slow() -> Play {
-    Play { ids: vec![633; 3], delay: Duration::from_millis(300), prompt_tokens: 10, ..Play::default() }
+    Play { ids: vec![633; 3], delay: Duration::from_millis(800), prompt_tokens: 10, ..Play::default() }
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn those_who_wait_for_a_whole_answer_hear_empty_lines() {
     // Who leaves then is noticed, too.
     let before = playback.asked();
     (0..before).for_each(|_| _ = playback.end());
-    playback.set(Play { delay: Duration::from_millis(400), ..slow() });
+    playback.set(Play { delay: Duration::from_millis(1200), ..slow() });
     let (path, body) = &questions()[0];
     let mut asked = Asked::new(server.address, "POST", path, &[], &body.to_string());
     asked.read_until("\r\n\r\n1\r\n\n");
