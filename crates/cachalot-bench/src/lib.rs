@@ -10,6 +10,7 @@ mod model;
 mod rates;
 mod report;
 mod shapes;
+mod window;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,10 +22,11 @@ use cachalot_kernels::{
 use cachalot_runtime::Pool;
 
 pub use abilities::{AbilityError, AbilityReport, Judge, Question, Score, abilities, prompt_of, questions};
-pub use model::{Comparison, ModelError, ModelOptions, ModelReport, Test, Window, model, plain_read};
+pub use model::{ModelError, ModelOptions, Test, model, plain_read};
 pub use rates::rates;
 pub use report::{Measurement, Report};
 pub use shapes::{AttentionTask, RELEASES, Release, Shape, format_name};
+pub use window::{Comparison, ModelReport, Window};
 
 /// What to measure, and how long.
 #[derive(Clone, Debug)]

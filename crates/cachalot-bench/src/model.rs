@@ -3,7 +3,6 @@
 //! Owns the windows: a probe of the machine, the model, the probe again; each window's rate is a share of the mean of its
 //! two probes, and the middle of all shares counts. Refuses to state a rate without the roofline beside it.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,6 +14,7 @@ use cachalot_runtime::Pool;
 use serde::Serialize;
 
 use crate::shapes::Shape;
+use crate::window::{ModelReport, Window};
 
 /// Memory that a probe reads, MiB: far more than the caches hold.
 const PROBE_MEBIBYTES: usize = 256;
@@ -61,13 +61,16 @@ pub enum ModelError {
     },
     /// More tokens than the context holds.
     #[error(
-        "{tokens} tokens do not fit the context of {context}: lower --depth, --tokens or --windows, or raise --context"
+        "{tokens} tokens do not fit the context of {context}: lower --depth, --tokens or --windows{}",
+        if tokens < limit { ", or raise --context" } else { "" }
     )]
     TooLong {
         /// Tokens asked for.
         tokens: usize,
         /// Tokens that the context holds.
         context: usize,
+        /// Tokens that the model goes up to.
+        limit: usize,
     },
     /// The model could not take a step.
     #[error(transparent)]
@@ -75,174 +78,6 @@ pub enum ModelError {
     /// No memory for the probe.
     #[error(transparent)]
     Memory(#[from] MatrixError),
-}
-
-/// One window.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Window {
-    /// What was measured.
-    pub test: Test,
-    /// `resident`: every expert was in memory. `streamed`: some were read.
-    pub tier: &'static str,
-    /// Tokens measured.
-    pub tokens: usize,
-    /// Tokens in the context before.
-    pub depth: usize,
-    /// Tokens per second.
-    pub tokens_per_s: f64,
-    /// Tokens per second if memory were the only limit (decode), or float32 arithmetic (prefill); for experts from the
-    /// disk, if the slower of that and the disk were.
-    pub roofline_tokens_per_s: f64,
-    /// The former over the latter.
-    pub share: f64,
-    /// Bytes of weights and caches that one decoded token reads from memory.
-    pub memory_bytes_per_token: u64,
-    /// Plain read of memory in this window's probes, GB/s.
-    pub memory_gb_per_s: f64,
-    /// Records from the disk in this window's probes, read as the model reads them, GB/s; absent if nothing was read.
-    pub disk_gb_per_s: Option<f64>,
-    /// Bytes of experts and layers that were used and had to be read, per token.
-    pub disk_bytes_per_token: u64,
-    /// What the disk gave while it was busy in the window, wrong guesses included, GB/s.
-    pub disk_busy_gb_per_s: Option<f64>,
-    /// Share of the window in which the disk had nothing to do.
-    pub disk_idle: f64,
-    /// Share of the window in which the model waited for experts.
-    pub expert_wait: f64,
-    /// Share of the window in which the model waited for layers that do not stay.
-    pub layer_wait: f64,
-    /// Milliseconds waited for table rows, per token.
-    pub row_wait_ms_per_token: f64,
-    /// Share of the guesses that were right; absent without guesses.
-    pub guess_precision: Option<f64>,
-    /// Share of the experts not kept that had been read before they were asked for; absent without any.
-    pub guess_recall: Option<f64>,
-    /// What guessing gains, as a share of the time; absent until measured.
-    pub guess_gain: Option<f64>,
-    /// Experts that were found in memory, per token.
-    pub expert_hits_per_token: f64,
-    /// Experts that were read, per token.
-    pub expert_misses_per_token: f64,
-    /// Share of the experts' bytes that need not be read: found in memory.
-    pub hit_rate: f64,
-    /// Tokens per second that the planner's arithmetic makes of the rates of this window: kernels, disk, hit rate.
-    pub forecast_tokens_per_s: f64,
-    /// What was measured over that.
-    pub forecast_ratio: f64,
-    /// Tokens per second that the planner would have said, not knowing the hit rate.
-    pub planned_tokens_per_s: f64,
-    /// Seconds of the window, and those that the disk needs for what was read; the latter absent if nothing was.
-    pub seconds: f64,
-    /// See `seconds`.
-    pub disk_seconds: Option<f64>,
-}
-
-/// Windows of a model that is read from the disk, beside those of the same model in memory.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Comparison {
-    /// What was measured.
-    pub test: Test,
-    /// Tokens of a window.
-    pub tokens: usize,
-    /// Seconds of a window; the middle one, as all that follow.
-    pub streamed_seconds: f64,
-    /// Seconds that the disk needs for what such a window read, at the rate of its own probes.
-    pub disk_seconds: f64,
-    /// Seconds of a window with everything in memory.
-    pub resident_seconds: f64,
-    /// A window's seconds over the larger of the other two.
-    pub ratio: f64,
-}
-
-impl Comparison {
-    /// Compares two runs; `None` if one has no windows, or nothing was read in the first.
-    pub fn new(streamed: &ModelReport, resident: &ModelReport) -> Option<Self> {
-        let [_, resident_seconds, _] = resident.spread(|window| window.seconds);
-        let last = streamed.windows.last().filter(|_| !resident.windows.is_empty())?;
-        last.disk_seconds?;
-        let disk = |window: &Window| window.disk_seconds.unwrap_or(0.0);
-        Some(Self {
-            test: last.test,
-            tokens: last.tokens,
-            streamed_seconds: streamed.spread(|window| window.seconds)[1],
-            disk_seconds: streamed.spread(disk)[1],
-            resident_seconds,
-            ratio: streamed.spread(|window| window.seconds / disk(window).max(resident_seconds))[1],
-        })
-    }
-}
-
-impl fmt::Display for Comparison {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tokens, streamed_seconds, disk_seconds, resident_seconds, ratio, .. } = self;
-        write!(
-            f,
-            "{tokens} tokens: {streamed_seconds:.2} s; the disk alone {disk_seconds:.2} s, everything in memory \
-             {resident_seconds:.2} s: {ratio:.2} times the larger"
-        )
-    }
-}
-
-/// All windows of one run.
-#[derive(Clone, Debug, Serialize)]
-pub struct ModelReport {
-    /// Threads that computed.
-    pub threads: usize,
-    /// Instruction set.
-    pub instruction_set: &'static str,
-    /// In the order measured.
-    pub windows: Vec<Window>,
-}
-
-impl ModelReport {
-    /// Minimum, middle and maximum of `value` over the windows.
-    pub fn spread(&self, value: impl Fn(&Window) -> f64) -> [f64; 3] {
-        let mut values: Vec<f64> = self.windows.iter().map(value).collect();
-        values.sort_by(f64::total_cmp);
-        [values.first(), values.get(values.len() / 2), values.last()].map(|value| value.copied().unwrap_or(0.0))
-    }
-}
-
-impl fmt::Display for ModelReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(last) = self.windows.last() else { return Ok(()) };
-        let name = if last.test == Test::Decode { "decode" } else { "prefill" };
-        writeln!(
-            f,
-            "{name}, {} tokens at depth {}, {} windows, {} threads, {}, experts {}",
-            last.tokens,
-            last.depth,
-            self.windows.len(),
-            self.threads,
-            self.instruction_set,
-            last.tier
-        )?;
-        let mut row = |name: &str, value: &dyn Fn(&Window) -> f64| {
-            let [least, middle, most] = self.spread(value);
-            writeln!(f, "  {name:<28}{least:>12.3}{middle:>12.3}{most:>12.3}")
-        };
-        row("(min, median, max)  tokens/s", &|window| window.tokens_per_s)?;
-        row("roofline, tokens/s", &|window| window.roofline_tokens_per_s)?;
-        row("share", &|window| window.share)?;
-        row("plain read, GB/s", &|window| window.memory_gb_per_s)?;
-        if last.tier == "streamed" {
-            row("disk, GB/s", &|window| window.disk_gb_per_s.unwrap_or(0.0))?;
-            row("disk bytes per token, MB", &|window| window.disk_bytes_per_token as f64 / 1e6)?;
-            row("layers waited for, share", &|window| window.layer_wait)?;
-            row("disk idle, share", &|window| window.disk_idle)?;
-            row("waiting for experts, share", &|window| window.expert_wait)?;
-            row("waiting for rows, ms/token", &|window| window.row_wait_ms_per_token)?;
-            row("guesses right, share", &|window| window.guess_precision.unwrap_or(0.0))?;
-            row("found by guesses, share", &|window| window.guess_recall.unwrap_or(0.0))?;
-            row("gain of guesses, share", &|window| window.guess_gain.unwrap_or(0.0))?;
-        }
-        row("forecast, tokens/s", &|window| window.forecast_tokens_per_s)?;
-        row("measured over forecast", &|window| window.forecast_ratio)?;
-        row("planned, tokens/s", &|window| window.planned_tokens_per_s)?;
-        row("expert hits per token", &|window| window.expert_hits_per_token)?;
-        row("expert misses per token", &|window| window.expert_misses_per_token)?;
-        write!(f, "  one decoded token reads {:.3} GB from memory", last.memory_bytes_per_token as f64 / 1e9)
-    }
 }
 
 /// Measures `engine`; `on_window` hears of each window as it ends.
@@ -260,7 +95,8 @@ pub fn model(
     }
     let longest = depth + if test == Test::Decode { WARM_UP + tokens * windows } else { tokens };
     if longest >= engine.context() {
-        return Err(ModelError::TooLong { tokens: longest, context: engine.context() });
+        let (context, limit) = (engine.context(), engine.context_limit());
+        return Err(ModelError::TooLong { tokens: longest, context, limit });
     }
     let mut run = Run::new(engine, options)?;
     let mut report =

@@ -244,9 +244,17 @@ impl Checkpoint {
     /// The tensor called `name`.
     ///
     /// # Errors
-    /// [`CheckpointError::NoTensor`].
+    /// [`CheckpointError::NoTensor`], or [`CheckpointError::NotArrived`] if it will be in a shard that is not there.
     pub fn tensor(&self, name: &str) -> Result<&TensorInfo, CheckpointError> {
-        self.find(name).ok_or_else(|| CheckpointError::NoTensor { tensor: name.to_owned() })
+        self.find(name).ok_or_else(|| {
+            let tensor = name.to_owned();
+            match self.absent.iter().find(|(absent, _)| **absent == *name) {
+                Some((_, shard)) => {
+                    CheckpointError::NotArrived { tensor, shard: self.shards[*shard as usize].name.clone() }
+                }
+                None => CheckpointError::NoTensor { tensor },
+            }
+        })
     }
 
     /// The shard that holds `tensor`, a tensor of this checkpoint.
@@ -330,6 +338,9 @@ impl Opened {
                 continue;
             };
             let arrival = arrival(&*file, data_start, &header, partial, problems);
+            if !partial && is_hollow(&*file, data_start) {
+                problems.push(Problem::Hollow { shard: name.clone() });
+            }
             place_tensors(&index, number as u32, header, data_start, &mut placed, problems);
             shards.push(Shard { name: name.clone(), arrival, file: Some(Arc::from(file)) });
         }
@@ -401,6 +412,20 @@ fn arrival(
         return Arrival::Partial { found, expected };
     }
     Arrival::Complete
+}
+
+/// Whether a shard has a header, and behind it nothing but a hole: most of the file takes no space, and what is read here
+/// and there are zeros. Some file systems do not say how much space a file takes, so the zeros are looked at, too.
+fn is_hollow(file: &dyn Storage, data_start: u64) -> bool {
+    const SAMPLES: u64 = 8;
+    let room = file.length().saturating_sub(data_start);
+    let is_zero = |place: u64| {
+        let mut bytes = [0; 4096];
+        let length = bytes.len().min(room as usize);
+        let offset = data_start + (room - length as u64) / SAMPLES * place;
+        file.read_at(offset, &mut bytes[..length]).is_ok() && bytes == [0; 4096]
+    };
+    room > 0 && file.disk().is_some_and(|disk| disk.is_sparse()) && (0..=SAMPLES).all(is_zero)
 }
 
 /// Enters the tensors of shard `number` into `placed`, where the index expects them.

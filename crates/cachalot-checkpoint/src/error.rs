@@ -43,6 +43,14 @@ pub enum CheckpointError {
         /// The name that was asked for.
         tensor: String,
     },
+    /// A tensor of a shard that has not arrived.
+    #[error("{shard} is not there: it holds {tensor}")]
+    NotArrived {
+        /// The name that was asked for.
+        tensor: String,
+        /// The shard that the index names for it.
+        shard: String,
+    },
     /// A tensor is asked for in a form that it does not have.
     #[error("{tensor} ({dtype} {shape}) cannot be read as {form}")]
     Form {

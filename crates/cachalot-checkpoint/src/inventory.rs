@@ -103,6 +103,14 @@ pub enum Problem {
     /// A shard cannot be opened or read.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// A shard of which only the header was written.
+    #[error(
+        "{shard} holds its header only, over a hole that reads as zeros: inspect and plan can do with that, nothing can run it"
+    )]
+    Hollow {
+        /// The shard.
+        shard: String,
+    },
     /// A shard's header is refused.
     #[error("{shard}: {error}")]
     Header {

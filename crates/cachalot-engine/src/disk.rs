@@ -21,7 +21,13 @@ pub(crate) const ROW_BYTES: usize = 256 << 10;
 /// files: what is not there cannot be read, and zeros come fast.
 pub fn measure(checkpoint: &Checkpoint, layout: &ExpertLayout) -> Option<Probe> {
     let there = checkpoint.shards().iter().all(|shard| shard.arrival == Arrival::Complete && !shard.is_sparse());
-    there.then(|| probe(&layout.targets(), layout.largest_read(), PROBE_TIME[1]))
+    let time = PROBE_TIME[usize::from(bytes(layout) >= SMALL)];
+    there.then(|| probe(&layout.targets(), layout.largest_read(), time))
+}
+
+/// Bytes of all experts.
+fn bytes(layout: &ExpertLayout) -> u64 {
+    layout.count() as u64 * layout.record_bytes() as u64
 }
 
 /// The devices that a checkpoint lies on.
@@ -51,7 +57,7 @@ impl Disk {
         layers: &LayerLayout,
         method: Option<Method>,
     ) -> io::Result<Self> {
-        let bytes = layout.count() as u64 * layout.record_bytes() as u64;
+        let bytes = bytes(layout);
         let devices = devices(checkpoint);
         let read = layout.largest_read();
         let probe = match method {

@@ -312,7 +312,7 @@ impl Engine {
         Arc::clone(&self.tokenizer)
     }
 
-    /// Most tokens of a sequence: what was asked for, at most what the model goes up to.
+    /// Most tokens of a sequence: what was asked for, or what the model goes up to and memory has room for.
     pub fn context(&self) -> usize {
         self.plan.context
     }

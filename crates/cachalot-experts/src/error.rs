@@ -113,6 +113,16 @@ pub enum RowError {
         /// Length of the output.
         length: usize,
     },
+    /// The disk did not deliver.
+    #[error("row {row} of {tensor}: {source}")]
+    Disk {
+        /// The tensor that the read was for.
+        tensor: String,
+        /// The row.
+        row: u64,
+        /// Why; names shard and offset.
+        source: Box<StorageError>,
+    },
     /// The caller no longer wants to wait.
     #[error("interrupted while waiting for the disk")]
     Interrupted,

@@ -183,8 +183,10 @@ pub(crate) fn locate(
     tensor: &TensorInfo,
     files: &mut Vec<Arc<dyn Storage>>,
 ) -> Result<Place, CheckpointError> {
-    let file =
-        checkpoint.file_of(tensor).ok_or_else(|| CheckpointError::NoTensor { tensor: tensor.name.to_string() })?;
+    let file = checkpoint.file_of(tensor).ok_or_else(|| CheckpointError::NotArrived {
+        tensor: tensor.name.to_string(),
+        shard: checkpoint.shard_of(tensor).name.clone(),
+    })?;
     // Neighbouring tensors mostly lie in the shard found last.
     let number = match files.iter().rposition(|other| Arc::ptr_eq(other, file)) {
         Some(number) => number,

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use cachalot_checkpoint::{Checkpoint, CheckpointError, TensorInfo};
+use cachalot_checkpoint::{Checkpoint, TensorInfo};
 use cachalot_storage::{Priority, Read, Reader, Sink, StorageError};
 
 use crate::delivery::Interrupt;
@@ -53,7 +53,7 @@ struct Shared {
 struct State {
     caches: Vec<RowCache>,
     /// Rows that could not be read, for whoever began to read them and waits: table, row, why.
-    failed: Vec<(usize, u64, CheckpointError)>,
+    failed: Vec<(usize, u64, RowError)>,
     stats: RowStats,
     closed: bool,
 }
@@ -247,7 +247,7 @@ impl Shared {
                 let first = |(_, at, _): &(usize, usize, usize)| scratch.order[*at].0;
                 *other == table && scratch.held.iter().any(|held| first(held) == *row)
             }) {
-                break Err(state.failed.swap_remove(at).2.into());
+                break Err(state.failed.swap_remove(at).2);
             }
             let cache = &mut state.caches[table];
             if scratch.held.iter().all(|(place, ..)| cache.slot(*place).state == RowState::Ready) {
@@ -310,10 +310,13 @@ impl Sink for Shared {
                 cache.bytes(place)[start..start + bytes.len()].copy_from_slice(bytes);
                 Ok(())
             }
-            Err(error) => Err(CheckpointError::Storage(error)),
+            Err(error) => {
+                let tensor = self.tensor(table, part).name.to_string();
+                Err(RowError::Disk { tensor, row: slot.row, source: Box::new(error) })
+            }
         };
         if missing == 1 && outcome.is_ok() {
-            outcome = form.check_stored(&self.checkpoint, slot.row, cache.bytes(place));
+            outcome = form.check_stored(&self.checkpoint, slot.row, cache.bytes(place)).map_err(RowError::from);
         }
         match outcome {
             Ok(()) if missing == 1 => cache.slot(place).state = RowState::Ready,

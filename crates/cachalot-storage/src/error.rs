@@ -53,10 +53,17 @@ pub enum StorageError {
         got: usize,
     },
     /// The file was written to after it was opened: what was read may be of two versions.
-    #[error("{file} was written to while it was in use: start again once it is complete")]
+    #[error(
+        "{file}: reading {length} bytes at offset {offset} failed: the file was written to while it was in use: start \
+         again once it is complete"
+    )]
     Changed {
         /// The file.
         file: String,
+        /// Where the read started.
+        offset: u64,
+        /// Bytes asked for.
+        length: usize,
     },
     /// A file that is read whole is larger than it may be.
     #[error("{file} has {length} bytes; at most {limit} are read")]

@@ -105,7 +105,7 @@ impl DiskFile {
                 Err(error) => return Err(self.failed(offset, length, error.into())),
             }
         }
-        self.check_unchanged()?;
+        self.check_unchanged(offset, length)?;
         Ok(&buffer.as_slice()[span.skip..span.skip + length])
     }
 
@@ -131,15 +131,15 @@ impl DiskFile {
         StorageError::short(&self.name, offset, length, filled.saturating_sub(span.skip).min(length))
     }
 
-    /// Refuses the bytes read so far if the file was written to since it was opened.
+    /// Refuses the bytes of a read if the file was written to since it was opened.
     ///
     /// # Errors
     /// [`StorageError::Changed`], or what the system says.
-    pub(crate) fn check_unchanged(&self) -> Result<(), StorageError> {
+    pub(crate) fn check_unchanged(&self, offset: u64, length: usize) -> Result<(), StorageError> {
         match State::of(&self.file) {
             Ok(state) if state == self.state => Ok(()),
-            Ok(_) => Err(StorageError::Changed { file: self.name.clone() }),
-            Err(error) => Err(self.failed(0, 0, error)),
+            Ok(_) => Err(StorageError::Changed { file: self.name.clone(), offset, length }),
+            Err(error) => Err(self.failed(offset, length, error)),
         }
     }
 }
@@ -218,7 +218,7 @@ impl Storage for DiskFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StorageError> {
         read_exactly(&self.name, offset, buffer, |offset, rest| Ok(rustix::io::pread(&self.file, rest, offset)?))?;
-        self.check_unchanged()
+        self.check_unchanged(offset, buffer.len())
     }
 
     fn device(&self) -> u64 {
@@ -282,9 +282,10 @@ mod tests {
         let file = DiskFile::open(&path, "weights").expect("opens");
         std::thread::sleep(std::time::Duration::from_millis(20));
         std::fs::write(&path, [9; 10_000]).expect("written");
-        let message = "weights was written to while it was in use: start again once it is complete";
-        assert_eq!(file.read_at(0, &mut bytes).unwrap_err().to_string(), message);
-        assert_eq!(file.read_direct(0, 10, &mut buffer).unwrap_err().to_string(), message);
+        let message = "weights: reading 10 bytes at offset 7 failed: the file was written to while it was in use: start \
+                       again once it is complete";
+        assert_eq!(file.read_at(7, &mut bytes).unwrap_err().to_string(), message);
+        assert_eq!(file.read_direct(7, 10, &mut buffer).unwrap_err().to_string(), message);
         std::fs::write(&path, [9; 100]).expect("cut");
         assert!(matches!(file.read_at(5000, &mut bytes), Err(StorageError::Short { got: 0, .. })));
     }

@@ -29,7 +29,7 @@ pub use file::DiskFile;
 pub use files::{Directory, Embedded, Files, Spread};
 pub use lane::{Activity, Priority, Read, Sink};
 pub use memory::{Bytes, Memory};
-pub use probe::{Probe, Target, Tried, measure, probe};
+pub use probe::{DeviceRate, Probe, Target, Tried, measure, probe};
 pub use reader::{Interface, Method, Reader};
 
 use std::io;

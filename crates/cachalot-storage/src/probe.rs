@@ -2,14 +2,16 @@
 //!
 //! Reads are real, of the sizes and in the number that the model will ask for, at places spread over its files. Disks
 //! shared with others vary from second to second, so every way gets several short turns and its best one counts.
+//!
+//! Of a model on several disks each is measured, all at once: they are read at once, and the one that is slowest for its
+//! share of the bytes says how long that takes.
 
 use crate::lane::{Priority, Read, Sink};
 use crate::reader::{Interface, Method, Reader};
 use crate::{Storage, StorageError};
 use serde::Serialize;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Turns of each way.
@@ -36,17 +38,36 @@ pub struct Target {
     pub range: Range<u64>,
 }
 
+/// One of the disks that a model lies on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DeviceRate {
+    /// Share of the bytes that lie there.
+    pub share: f64,
+    /// Bytes per second from there.
+    pub bytes_per_second: f64,
+}
+
 /// What one way of reading gave.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Tried {
     /// The way.
     pub method: Method,
-    /// Bytes per second in its best turn; absent if it was refused.
+    /// Bytes per second in its best turn, all disks together, each with its share; absent if it was refused.
     pub bytes_per_second: Option<f64>,
     /// Bytes per second in its worst turn.
     pub slowest: Option<f64>,
-    /// What the system said when it refused.
+    /// The disks in its best turn.
+    pub devices: Vec<DeviceRate>,
+    /// What the system said when it refused on every disk.
     pub refused: Option<String>,
+    /// What it said when it refused on some: these are read in another way.
+    pub partly: Option<String>,
+}
+
+impl Tried {
+    fn new(method: Method) -> Self {
+        Self { method, bytes_per_second: None, slowest: None, devices: Vec::new(), refused: None, partly: None }
+    }
 }
 
 /// The way chosen, and what it was chosen from.
@@ -70,20 +91,33 @@ impl Probe {
 
     /// Bytes per second of the way chosen, in its worst turn and its best.
     pub fn range(&self) -> Option<[f64; 2]> {
-        let turns = self.tried.iter().filter(|tried| tried.method == self.method);
-        let worst = turns.filter_map(|tried| tried.slowest).reduce(f64::min)?;
-        Some([worst, self.bytes_per_second?])
+        Some([self.chosen()?.slowest?, self.bytes_per_second?])
+    }
+
+    /// The disks, as the way chosen reads them.
+    pub fn devices(&self) -> &[DeviceRate] {
+        self.chosen().map_or(&[], |tried| &tried.devices)
+    }
+
+    fn chosen(&self) -> Option<&Tried> {
+        self.tried.iter().find(|tried| tried.method == self.method)
     }
 
     /// What was refused here and would be tried elsewhere, in one line; `None` if nothing was.
     pub fn fallback(&self) -> Option<String> {
-        let refused = self.tried.iter().filter_map(|tried| Some((tried.method, tried.refused.as_ref()?)));
-        let words: Vec<String> = refused
-            .map(|(method, reason)| {
-                let what = if method.interface == Interface::IoUring { "io_uring" } else { "O_DIRECT" };
-                format!("{what} is not possible here ({reason})")
-            })
+        // A file system that refuses O_DIRECT refuses it to both interfaces; io_uring is to blame if no way of it is left.
+        let rings = self.tried.iter().filter(|tried| tried.method.interface == Interface::IoUring);
+        let ring = rings.map(|tried| tried.refused.as_ref()).reduce(|sooner, later| sooner.and(later)).flatten();
+        let plain = Method { direct: true, depth: DEPTH, ..Method::PLAIN };
+        let direct = self.tried.iter().find(|tried| tried.method == plain);
+        let everywhere = [("io_uring", ring), ("O_DIRECT", direct.and_then(|tried| tried.refused.as_ref()))];
+        let mut words: Vec<String> = everywhere
+            .into_iter()
+            .filter_map(|(what, reason)| Some(format!("{what} is not possible here ({})", reason?)))
             .collect();
+        if let Some(reason) = direct.and_then(|tried| tried.partly.as_ref()) {
+            words.push(format!("O_DIRECT is not possible on every disk ({reason})"));
+        }
         (!words.is_empty()).then(|| format!("{}; reading with {}", words.join(", "), self.method))
     }
 }
@@ -93,29 +127,23 @@ impl Probe {
 /// Never fails: where nothing can be read, the plain way is chosen, and whoever reads will hear why.
 pub fn probe(targets: &[Target], read_bytes: usize, budget: Duration) -> Probe {
     let mut report = Probe::unmeasured(read_bytes);
-    let targets: Vec<&Target> =
-        targets.iter().filter(|target| target.range.end - target.range.start >= read_bytes as u64).collect();
-    let Some(first) = targets.first() else { return report };
-    for (interface, direct) in [(Interface::IoUring, true), (Interface::Pread, true), (Interface::Pread, false)] {
-        let method = Method { interface, direct, depth: DEPTH };
-        let refused = refusal(method, first, read_bytes);
-        report.tried.push(Tried { method, bytes_per_second: None, slowest: None, refused });
+    let devices = Device::of(targets, read_bytes);
+    if devices.is_empty() {
+        return report;
     }
-    // A kernel without O_DIRECT for this file may still have io_uring.
+    let ways = [(Interface::IoUring, true), (Interface::Pread, true), (Interface::Pread, false)];
+    report.tried.extend(ways.map(|(interface, direct)| way(interface, direct, &devices, read_bytes)));
+    // A kernel without O_DIRECT for these files may still have io_uring.
     if report.tried[0].refused.is_some() && report.tried[1].refused.is_some() {
-        let method = Method { interface: Interface::IoUring, direct: false, depth: DEPTH };
-        let refused = refusal(method, first, read_bytes);
-        report.tried.push(Tried { method, bytes_per_second: None, slowest: None, refused });
+        report.tried.push(way(Interface::IoUring, false, &devices, read_bytes));
     }
     let turns = ROUNDS * (report.tried.len() + DEPTHS.len()) as u32;
-    let mut turn = Turn { targets: &targets, read_bytes, time: budget / turns.max(1), seed: 1 };
+    let mut turn = Turn { devices: &devices, read_bytes, time: budget / turns.max(1), seed: 1 };
     turn.best(&mut report.tried);
     let Some(best) = choose(&report.tried) else { return report };
-    let depths = DEPTHS.map(|depth| Method { depth, ..best.method });
-    let mut deeper =
-        depths.map(|method| Tried { method, bytes_per_second: None, slowest: None, refused: None }).to_vec();
+    let mut deeper = DEPTHS.map(|depth| Tried::new(Method { depth, ..best.method }));
     turn.best(&mut deeper);
-    report.tried.append(&mut deeper);
+    report.tried.extend(deeper);
     if let Some(best) = choose(&report.tried) {
         (report.method, report.bytes_per_second) = (best.method, best.bytes_per_second);
     }
@@ -134,12 +162,56 @@ pub fn measure(
     time: Duration,
     seed: u64,
 ) -> Result<f64, String> {
-    let targets: Vec<&Target> =
-        targets.iter().filter(|target| target.range.end - target.range.start >= read_bytes as u64).collect();
-    if targets.is_empty() {
+    let devices = Device::of(targets, read_bytes);
+    if devices.is_empty() {
         return Err("there is nothing to read".to_owned());
     }
-    Turn { targets: &targets, read_bytes, time, seed }.measure(method)
+    let rates = Turn { devices: &devices, read_bytes, time, seed }.measure(method)?;
+    Ok(together(&rates))
+}
+
+/// The ranges that lie on one device, and what share of all they are.
+struct Device<'a> {
+    number: u64,
+    targets: Vec<&'a Target>,
+    share: f64,
+}
+
+impl<'a> Device<'a> {
+    /// The devices of those `targets` that hold a read of `read_bytes`.
+    fn of(targets: &'a [Target], read_bytes: usize) -> Vec<Self> {
+        let bytes = |target: &Target| target.range.end - target.range.start;
+        let (mut devices, mut sum) = (Vec::<Self>::new(), 0.0);
+        for target in targets.iter().filter(|target| bytes(target) >= read_bytes as u64) {
+            let number = target.file.device();
+            let place = devices.iter().position(|device| device.number == number).unwrap_or_else(|| {
+                devices.push(Self { number, targets: Vec::new(), share: 0.0 });
+                devices.len() - 1
+            });
+            devices[place].targets.push(target);
+            devices[place].share += bytes(target) as f64;
+            sum += bytes(target) as f64;
+        }
+        devices.iter_mut().for_each(|device| device.share /= sum);
+        devices
+    }
+}
+
+/// Bytes per second of all devices, which are read at once and each hold a share.
+fn together(devices: &[DeviceRate]) -> f64 {
+    devices.iter().map(|device| device.bytes_per_second / device.share).fold(f64::INFINITY, f64::min)
+}
+
+/// A way, and what each device says to it.
+fn way(interface: Interface, direct: bool, devices: &[Device], read_bytes: usize) -> Tried {
+    let method = Method { interface, direct, depth: DEPTH };
+    let first = devices.iter().filter_map(|device| device.targets.first());
+    let mut refusals = first.filter_map(|target| Some((target.file.name(), refusal(method, target, read_bytes)?)));
+    let Some((file, reason)) = refusals.next() else { return Tried::new(method) };
+    match refusals.count() + 1 == devices.len() {
+        true => Tried { refused: Some(reason), ..Tried::new(method) },
+        false => Tried { partly: Some(format!("{file}: {reason}")), ..Tried::new(method) },
+    }
 }
 
 fn choose(tried: &[Tried]) -> Option<Tried> {
@@ -174,21 +246,20 @@ fn refusal(method: Method, target: &Target, read_bytes: usize) -> Option<String>
         #[cfg(not(target_os = "linux"))]
         return Some("this system has none".to_owned());
     }
-    let sink = Arc::new(Count::until(Instant::now() + Duration::from_secs(3600)));
+    let sink = Arc::new(Count::new(Instant::now(), Duration::MAX));
     let read =
         Read { file: Arc::clone(&target.file), offset: target.range.start, length: read_bytes.min(65536), token: 0 };
     match Reader::new(method, read_bytes, [target.file.device()]) {
         Err(error) => Some(error.to_string()),
         Ok(reader) => {
             reader.submit(read, Priority::Demand, &(Arc::clone(&sink) as Arc<dyn Sink>));
-            sink.wait(1);
-            sink.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
+            sink.wait(1).err()
         }
     }
 }
 
 struct Turn<'a> {
-    targets: &'a [&'a Target],
+    devices: &'a [Device<'a>],
     read_bytes: usize,
     time: Duration,
     seed: u64,
@@ -200,8 +271,11 @@ impl Turn<'_> {
         for _ in 0..ROUNDS {
             for tried in tried.iter_mut().filter(|tried| tried.refused.is_none()) {
                 match self.measure(tried.method) {
-                    Ok(rate) => {
-                        tried.bytes_per_second = Some(tried.bytes_per_second.unwrap_or(0.0).max(rate));
+                    Ok(devices) => {
+                        let rate = together(&devices);
+                        if tried.bytes_per_second.is_none_or(|best| rate > best) {
+                            (tried.bytes_per_second, tried.devices) = (Some(rate), devices);
+                        }
                         tried.slowest = Some(tried.slowest.unwrap_or(f64::INFINITY).min(rate));
                     }
                     Err(reason) => (tried.bytes_per_second, tried.refused) = (None, Some(reason)),
@@ -210,89 +284,144 @@ impl Turn<'_> {
         }
     }
 
-    /// Bytes per second over one turn.
-    fn measure(&mut self, method: Method) -> Result<f64, String> {
-        let devices = self.targets.iter().map(|target| target.file.device());
-        let reader = Reader::new(method, self.read_bytes, devices).map_err(|error| error.to_string())?;
-        let reads: Vec<Read> = (0..MOST_READS).map(|number| self.place(number)).collect();
-        if !method.direct {
-            for read in &reads {
-                if let Some(disk) = read.file.disk() {
-                    disk.forget(read.offset..read.offset + read.length as u64);
-                }
+    /// What each device gives over one turn, while the others are read, too.
+    fn measure(&mut self, method: Method) -> Result<Vec<DeviceRate>, String> {
+        let numbers = self.devices.iter().map(|device| device.number);
+        let reader = Reader::new(method, self.read_bytes, numbers).map_err(|error| error.to_string())?;
+        let devices = self.devices;
+        let mut reads: Vec<Read> = Vec::with_capacity(MOST_READS * devices.len());
+        for number in 0..MOST_READS {
+            reads.extend(devices.iter().map(|device| self.place(device, number)));
+        }
+        for read in &reads {
+            if let Some(disk) = read.file.disk().filter(|disk| !(method.direct && disk.has_direct())) {
+                disk.forget(read.offset..read.offset + read.length as u64);
             }
         }
         let start = Instant::now();
-        let sink = Arc::new(Count::until(start + self.time));
-        let shared: Arc<dyn Sink> = Arc::clone(&sink) as _;
-        reads.into_iter().for_each(|read| reader.submit(read, Priority::Prefetch, &shared));
-        sink.wait(MOST_READS as u64);
-        let took = start.elapsed().as_secs_f64();
-        if let Some(reason) = sink.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Err(reason);
-        }
-        let read = sink.arrived.load(Ordering::Relaxed) * self.read_bytes as u64;
-        Ok(read as f64 / took.max(1e-9))
+        let sinks: Vec<Arc<Count>> = devices.iter().map(|_| Arc::new(Count::new(start, self.time))).collect();
+        let shared: Vec<Arc<dyn Sink>> = sinks.iter().map(|sink| Arc::clone(sink) as _).collect();
+        reads
+            .into_iter()
+            .zip(shared.iter().cycle())
+            .for_each(|(read, sink)| reader.submit(read, Priority::Prefetch, sink));
+        let rate = |(sink, device): (&Arc<Count>, &Device)| {
+            let bytes_per_second = sink.wait(MOST_READS as u64)? * self.read_bytes as f64;
+            Ok(DeviceRate { share: device.share, bytes_per_second })
+        };
+        sinks.iter().zip(devices).map(rate).collect()
     }
 
     /// The next place: the files in turn, anywhere in each.
-    fn place(&mut self, number: usize) -> Read {
+    fn place(&mut self, device: &Device, number: usize) -> Read {
         // Knuth's linear congruential generator: the upper bits are random enough to spread reads.
         self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let target = self.targets[number % self.targets.len()];
+        let target = device.targets[number % device.targets.len()];
         let room = target.range.end - target.range.start - self.read_bytes as u64;
         let offset = target.range.start + (self.seed >> 16) % (room + 1);
         Read { file: Arc::clone(&target.file), offset, length: self.read_bytes, token: number as u64 }
     }
 }
 
-/// Counts what arrives, and wants nothing more once its time is over.
+/// Counts what arrives from one device, and wants nothing more once its time is over.
 struct Count {
-    end: Instant,
-    asked: AtomicU64,
-    claimed: AtomicU64,
-    arrived: AtomicU64,
-    failed: Mutex<Option<String>>,
-    lock: Mutex<()>,
+    start: Instant,
+    time: Duration,
+    state: Mutex<Counted>,
     change: Condvar,
 }
 
+#[derive(Default)]
+struct Counted {
+    asked: u64,
+    claimed: u64,
+    arrived: u64,
+    /// When the last one arrived, since the start.
+    last: Duration,
+    failed: Option<String>,
+}
+
 impl Count {
-    fn until(end: Instant) -> Self {
-        let (asked, claimed, arrived) = Default::default();
-        Self { end, asked, claimed, arrived, failed: Mutex::default(), lock: Mutex::default(), change: Condvar::new() }
+    fn new(start: Instant, time: Duration) -> Self {
+        Self { start, time, state: Mutex::default(), change: Condvar::new() }
     }
 
-    /// Waits until all of `count` reads have arrived or were dropped.
-    fn wait(&self, count: u64) {
-        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = || {
-            let asked = self.asked.load(Ordering::SeqCst);
-            asked < count || self.arrived.load(Ordering::SeqCst) < self.claimed.load(Ordering::SeqCst)
-        };
-        while open() {
-            let wait = self.change.wait_timeout(guard, Duration::from_millis(20));
-            guard = wait.unwrap_or_else(PoisonError::into_inner).0;
+    fn state(&self) -> MutexGuard<'_, Counted> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads per second, once all of `count` have arrived or were dropped; the error of one that failed.
+    fn wait(&self, count: u64) -> Result<f64, String> {
+        let open = |state: &mut Counted| state.asked < count || state.arrived < state.claimed;
+        let mut state = self.change.wait_while(self.state(), open).unwrap_or_else(PoisonError::into_inner);
+        match state.failed.take() {
+            Some(reason) => Err(reason),
+            None => Ok(state.arrived as f64 / state.last.as_secs_f64().max(1e-9)),
         }
     }
 }
 
 impl Sink for Count {
     fn claim(&self, _token: u64) -> bool {
-        let wanted = Instant::now() < self.end;
-        if wanted {
-            self.claimed.fetch_add(1, Ordering::SeqCst);
-        }
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        let mut state = self.state();
+        let wanted = self.start.elapsed() < self.time;
+        state.asked += 1;
+        state.claimed += u64::from(wanted);
         self.change.notify_all();
         wanted
     }
 
     fn arrived(&self, _token: u64, bytes: Result<&[u8], StorageError>) {
-        if let Err(error) = bytes {
-            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
-        }
-        self.arrived.fetch_add(1, Ordering::SeqCst);
+        let mut state = self.state();
+        state.failed = bytes.err().map(|error| error.to_string()).or(state.failed.take());
+        state.arrived += 1;
+        state.last = self.start.elapsed();
         self.change.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A probe of which the ways were refused as said: io_uring with O_DIRECT, pread with it, io_uring without.
+    fn refused(ways: [Option<&str>; 3]) -> Probe {
+        let [direct_ring, direct, ring] = ways;
+        let tried = |interface, direct, refused: Option<&str>| {
+            let refused = refused.map(str::to_owned);
+            Tried { refused, ..Tried::new(Method { interface, direct, depth: DEPTH }) }
+        };
+        let mut report = Probe::unmeasured(1);
+        report.tried = vec![
+            tried(Interface::IoUring, true, direct_ring),
+            tried(Interface::Pread, true, direct),
+            tried(Interface::Pread, false, None),
+        ];
+        if direct_ring.is_some() && direct.is_some() {
+            report.tried.push(tried(Interface::IoUring, false, ring));
+        }
+        report
+    }
+
+    #[test]
+    fn what_is_not_possible_is_named_once_and_nothing_else() {
+        let (fs, os) = (Some("the file system refuses it"), Some("Operation not permitted"));
+        let said = |ways| refused(ways).fallback();
+        assert_eq!(said([None, None, None]), None);
+        let cases = [
+            ([fs, fs, None], "O_DIRECT is not possible here (the file system refuses it)"),
+            ([os, None, None], "io_uring is not possible here (Operation not permitted)"),
+            (
+                [fs, fs, os],
+                "io_uring is not possible here (Operation not permitted), O_DIRECT is not possible here (the file \
+                 system refuses it)",
+            ),
+        ];
+        for (ways, words) in cases {
+            assert_eq!(said(ways), Some(format!("{words}; reading with {}", Method::PLAIN)), "{ways:?}");
+        }
+        let mut some = refused([None, None, None]);
+        some.tried[1].partly = Some("b: the file system refuses it".to_owned());
+        assert!(some.fallback().is_some_and(|words| words.starts_with("O_DIRECT is not possible on every disk (b: ")));
     }
 }

@@ -150,7 +150,7 @@ impl Ring {
                     flight.filled = filled;
                     return self.issue(place);
                 }
-                Some(_) => disk.check_unchanged(),
+                Some(_) => disk.check_unchanged(offset, length),
                 None => Err(disk.ended(offset, length, &flight.span, flight.filled + count)),
             }
         } else {

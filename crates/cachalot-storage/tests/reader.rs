@@ -202,11 +202,77 @@ fn the_probe_chooses_what_works() {
     let memory: Arc<dyn Storage> = Arc::new(Memory::new("m", content(4 << 20)));
     let found = probe(&[target(&memory)], 300_000, Duration::from_millis(60));
     assert_eq!((found.method.interface, found.method.direct), (Interface::Pread, false));
-    assert!(found.fallback().unwrap().contains("O_DIRECT is not possible here"), "{:?}", found.fallback());
+    let said = found.fallback().unwrap();
+    let once = |what: &str| said.matches(what).count() == 1;
+    assert!(once("io_uring is not possible here") && once("O_DIRECT is not possible here"), "{said}");
 
     assert!(measure(&[target(&memory)], 300_000, found.method, Duration::from_millis(300), 7).unwrap() > 0.0);
     assert!(measure(&[], 300_000, found.method, Duration::from_millis(10), 7).is_err());
 
     // Nothing to read: nothing is measured, and nothing fails.
     assert_eq!(probe(&[target(&memory)], 5 << 20, Duration::from_millis(10)).bytes_per_second, None);
+}
+
+/// A file on a device of its own that takes its time.
+struct Slow(Memory, u64, Duration);
+
+impl Storage for Slow {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn length(&self) -> u64 {
+        self.0.length()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StorageError> {
+        std::thread::sleep(self.2);
+        self.0.read_at(offset, buffer)
+    }
+
+    fn device(&self) -> u64 {
+        self.1
+    }
+}
+
+/// Both are read at once, and a model is not there before its slowest part is: a fast disk does not hide a slow one.
+#[test]
+fn of_two_disks_the_one_that_is_slowest_for_its_share_counts() {
+    const READ: usize = 1000;
+    let slow = |name: &str, device, bytes, milliseconds| {
+        let file = Slow(Memory::new(name, content(bytes)), device, Duration::from_millis(milliseconds));
+        Target { file: Arc::new(file), range: 0..bytes as u64 }
+    };
+    let targets = [slow("a", 1, 3 * READ, 1), slow("b", 2, READ, 25), slow("c", 1, 4 * READ, 1)];
+    let found = probe(&targets, READ, Duration::from_millis(1000));
+    let shares: Vec<f64> = found.devices().iter().map(|device| device.share).collect();
+    assert_eq!(shares, [7.0 / 8.0, 1.0 / 8.0]);
+    // At most 16 reads are in flight, of 25 ms each, for an eighth of the bytes.
+    let most = 8.0 * 16.0 * READ as f64 / 0.025;
+    let rate = found.bytes_per_second.unwrap();
+    assert!(rate <= most, "{rate} {found:?}");
+    let [fast, slow] = found.devices() else { panic!("{found:?}") };
+    assert!(rate <= slow.bytes_per_second * 8.0 + 1.0 && rate <= fast.bytes_per_second * 8.0 / 7.0 + 1.0, "{found:?}");
+    assert!(slow.bytes_per_second * 2.0 < fast.bytes_per_second, "{found:?}");
+    let again = measure(&targets, READ, found.method, Duration::from_millis(200), 3).unwrap();
+    assert!(again <= most, "{again}");
+}
+
+/// What one disk refuses is no reason to do without it on the others.
+#[test]
+fn each_disk_is_asked_what_it_refuses() {
+    let directory = tempfile::tempdir().unwrap();
+    let targets = [disk(&directory.path().join("f"), &content(1 << 20)), Arc::new(Memory::new("m", content(1 << 20)))]
+        .map(|file: Arc<dyn Storage>| Target { file, range: 0..1 << 20 });
+    let has_direct = targets[0].file.disk().is_some_and(DiskFile::has_direct);
+    for order in [[0, 1], [1, 0]] {
+        let found = probe(&order.map(|place| targets[place].clone()), 100_000, Duration::from_millis(100));
+        let direct = found.tried.iter().find(|tried| tried.method.direct && tried.method.interface == Interface::Pread);
+        let direct = direct.unwrap();
+        assert_eq!(direct.refused.is_none(), has_direct, "{found:?}");
+        if has_direct {
+            assert_eq!(direct.partly.as_deref(), Some("m: the file system refuses it"));
+            assert_eq!(direct.devices.len(), 2);
+        }
+    }
 }

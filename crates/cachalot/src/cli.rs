@@ -37,6 +37,7 @@ Examples:
 Standard output carries only the answer; reasoning, progress and figures go to standard error.
 
 Exit codes: 0 done, 1 failure, 2 the command line is wrong, 130 interrupted (Ctrl-C).
+
 Environment: NO_COLOR turns colours off; CACHALOT_KEEP stands for --keep.";
 
 /// Runs the DeepSeek V4 family on your own machine: no conversion, no network.

@@ -2,9 +2,11 @@
 //!
 //! A signal is counted, never acted on: whoever works looks at [`pressed`] and stops where it is safe.
 
+use std::process::ExitCode;
 use std::sync::LazyLock;
 
-use cachalot_engine::Interrupt;
+use cachalot_engine::{Interrupt, Turn};
+use cachalot_text::parser::FinishReason;
 
 /// The exit code of a program that was interrupted, as shells count it.
 pub const EXIT_CODE: u8 = 130;
@@ -20,6 +22,14 @@ pub fn listen() {
         }
         PRESSED.set(true);
     });
+}
+
+/// How a program ends that was asked for one answer.
+pub fn exit_code(turn: &Turn) -> ExitCode {
+    match turn.finish {
+        FinishReason::Cancelled => ExitCode::from(EXIT_CODE),
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// Whether Ctrl-C has been pressed since [`clear`].

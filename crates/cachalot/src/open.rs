@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use cachalot_checkpoint::Checkpoint;
 use cachalot_engine::{Ablation, CacheChoice, Engine, EngineOptions, KeepOptions};
 use cachalot_storage::{FaultyFiles, Files, Plan, Spread};
 use tracing::Level;
@@ -44,10 +45,7 @@ struct Extras {
 }
 
 fn checked(path: &Path, args: &EngineArgs, defaults: Defaults, extras: Extras) -> anyhow::Result<Engine> {
-    check_directory(path)?;
-    args.also.iter().try_for_each(|path| check_directory(path))?;
-    let paths = [path].into_iter().chain(args.also.iter().map(PathBuf::as_path));
-    open(Arc::new(Spread::new(paths)), args, defaults, extras)
+    open(spread(path, &args.also)?, args, defaults, extras)
         .with_context(|| format!("cannot run the model in {}", path.display()))
 }
 
@@ -87,6 +85,21 @@ fn answering(model: &ModelArgs, args: &EngineArgs, quiet: bool, extras: Extras) 
             open(Arc::new(builtin::nano()), args, Defaults::ANSWER, extras)
         }
     }
+}
+
+/// Opens what there is of a checkpoint in `path` and in `also`, without its data.
+///
+/// # Errors
+/// If one is no directory, or what they hold is not sound.
+pub fn headers(path: &Path, also: &[PathBuf]) -> anyhow::Result<Checkpoint> {
+    Checkpoint::open_headers(spread(path, also)?).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The files in `path` and in `also`.
+fn spread(path: &Path, also: &[PathBuf]) -> anyhow::Result<Arc<dyn Files>> {
+    let paths = || [path].into_iter().chain(also.iter().map(PathBuf::as_path));
+    paths().try_for_each(check_directory)?;
+    Ok(Arc::new(Spread::new(paths())))
 }
 
 /// A better word for the commonest mistake than "config.json: not found".

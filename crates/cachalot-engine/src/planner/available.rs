@@ -60,9 +60,11 @@ fn left(directory: &Path, path: &Path, [limit, usage]: [&str; 2]) -> Option<Avai
     let stat = fs::read_to_string(directory.join("memory.stat")).unwrap_or_default();
     let entry = |name: &str| {
         let value = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0)
+        value.and_then(|value| value.trim().parse::<u64>().ok())
     };
-    let files = entry("inactive_file").saturating_add(entry("active_file"));
+    // Of a group with others inside, the first version tells its own pages apart from those of all: the use is of all.
+    let pages = |name: &str| entry(&format!("total_{name}")).or_else(|| entry(name)).unwrap_or(0);
+    let files = pages("inactive_file").saturating_add(pages("active_file"));
     let used = usage.saturating_sub(files);
     Some(Available { bytes: limit.saturating_sub(used), by: format!("control group /{}", path.display()) })
 }
@@ -88,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_nearest_limit_counts() {
-        let cases: [Case; 5] = [
+        let cases: [Case; 6] = [
             (&[MEMINFO], 3_072_000, "the system"),
             (
                 &[
@@ -111,6 +113,21 @@ mod tests {
                     ("sys/fs/cgroup/memory/x/memory.usage_in_bytes", "5000\n"),
                 ],
                 0,
+                "control group /x",
+            ),
+            // The first version, where most pages of files are those of groups inside.
+            (
+                &[
+                    MEMINFO,
+                    ("proc/self/cgroup", "4:memory:/x\n"),
+                    ("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "100000\n"),
+                    ("sys/fs/cgroup/memory/x/memory.usage_in_bytes", "90000\n"),
+                    (
+                        "sys/fs/cgroup/memory/x/memory.stat",
+                        "inactive_file 1\nactive_file 2\ntotal_inactive_file 40000\ntotal_active_file 20000\n",
+                    ),
+                ],
+                70_000,
                 "control group /x",
             ),
             // A container: the path of the host does not exist inside, the mount is the group.

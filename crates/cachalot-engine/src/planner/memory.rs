@@ -4,6 +4,7 @@
 //! with what is left. Where even what must be there does not fit, as few layers as need be are read in every step. Refuses
 //! a budget in which the model cannot run so either, with the numbers and what would fit.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use cachalot_checkpoint::Architecture;
@@ -11,6 +12,7 @@ use cachalot_experts::StreamedSet;
 use serde::Serialize;
 
 use super::available::Available;
+use super::forecast::touched;
 use super::units::{gigabytes, tokens as token_count};
 use crate::generation::LOGITS_AT_ONCE;
 
@@ -25,16 +27,16 @@ const PROGRAM_BYTES: u64 = 60 << 20;
 const TOKENIZER_BYTES_PER_TOKEN: u64 = 1200;
 /// Tokens per prefill step: each expert is read once per step, so more are better, as far as memory allows.
 const CHUNKS: [usize; 5] = [128, 256, 512, 1024, 2048];
-/// Tokens per prefill step where layers are read in every step: worth a few more such layers.
-const STREAMED_CHUNK: usize = 512;
-/// The buffers of a prefill step take at most one part in so many of what experts could have.
-const CHUNK_PART: u64 = 6;
+/// Tokens per prefill step that are worth reading a few more layers in every step; fewer only where nothing else fits.
+const GOOD_CHUNK: usize = 512;
 /// Routed experts kept where neither the system nor the user says how much memory there is.
 const EXPERTS_UNTOLD: u64 = 8 << 30;
 /// The line of sequences' states.
 const STATE: &str = "state of the context";
 /// Shortest context that is chosen where none is asked for.
 const SHORTEST_CONTEXT: usize = 4096;
+/// A context with which larger steps are worth more than still more context, where none is asked for.
+const GOOD_CONTEXT: usize = 128 << 10;
 
 /// Sizes of a model that memory is planned for.
 #[derive(Clone, Debug)]
@@ -109,14 +111,26 @@ pub struct MemoryPlan {
 pub enum PlanError {
     /// More was asked for than the machine has.
     #[error(
-        "{} of memory were asked for, but {} leaves {}: ask for less, or close other programs",
-        gigabytes(*asked), available.by, gigabytes(available.bytes)
+        "{} of memory were asked for, but {} leaves {}: ask for less (the model needs {} at a context of {}), or close other programs",
+        gigabytes(*asked), available.by, gigabytes(available.bytes), gigabytes(*needed), token_count(*context)
     )]
     NotThere {
         /// What was asked for, in bytes.
         asked: u64,
+        /// Bytes needed, with as many layers read in every step as saves memory.
+        needed: u64,
+        /// Tokens of a sequence for that.
+        context: usize,
         /// What there is.
         available: Available,
+    },
+    /// A longer context was asked for than the model was made for.
+    #[error("a context of {asked} tokens was asked for, but the model goes up to {limit}: --context {limit} or less")]
+    TooLong {
+        /// Tokens asked for.
+        asked: usize,
+        /// Tokens that the model goes up to.
+        limit: usize,
     },
     /// The least that the model needs is more than the budget.
     #[error(
@@ -146,49 +160,98 @@ impl MemoryPlan {
     /// Divides the memory there is.
     ///
     /// # Errors
-    /// If more is asked for than there is, or the model cannot run in it.
+    /// If more is asked for than there is or the model goes up to, or the model cannot run in it.
     pub fn new(sizes: &Sizes, request: &MemoryRequest, available: Option<Available>) -> Result<Self, PlanError> {
+        let limit = sizes.architecture.trunk().max_position_embeddings;
+        if let Some(asked) = request.context.filter(|asked| *asked > limit) {
+            return Err(PlanError::TooLong { asked, limit });
+        }
+        let shortest = request.context.unwrap_or(SHORTEST_CONTEXT.min(limit));
+        let least = |context| Choice::new(sizes.smallest(), context, CHUNKS[0]);
+        let needed = || sizes.needed(&least(shortest), u64::MAX);
         let free = available.as_ref().map_or(u64::MAX, |available| available.bytes);
         let budget = match request.memory {
             Some(asked) if asked > free => {
                 let available = available.unwrap_or(Available { bytes: free, by: "the system".to_owned() });
-                return Err(PlanError::NotThere { asked, available });
+                return Err(PlanError::NotThere { asked, needed: needed(), context: shortest, available });
             }
             Some(asked) => asked,
             None if free == u64::MAX => free,
             None => free.saturating_sub((free / LEFT_PART).max(LEFT_LEAST)),
         };
-        let limit = sizes.architecture.trunk().max_position_embeddings;
-        let all_stay = StreamedSet::default();
-        let longest = |least: usize, set: &StreamedSet| {
-            let lengths = std::iter::successors(Some(limit), |length| Some(length / 2));
-            let mut lengths = lengths.take_while(|length| *length >= least.min(limit).max(1));
-            lengths.find(|length| sizes.needed(*length, CHUNKS[0], budget, set) <= budget)
-        };
-        let sets = || [&all_stay].into_iter().chain(sizes.streamed.iter().filter(|set| set.bytes > set.buffers));
-        let smallest = sets().max_by_key(|set| set.bytes - set.buffers.min(set.bytes)).unwrap_or(&all_stay);
-        let context = match request.context {
-            Some(asked) => asked.min(limit),
-            None => longest(SHORTEST_CONTEXT, &all_stay)
-                .or_else(|| longest(SHORTEST_CONTEXT, smallest).map(|_| SHORTEST_CONTEXT))
-                .or_else(|| longest(2, smallest))
-                .unwrap_or(SHORTEST_CONTEXT)
-                .min(limit),
-        };
-        let fits = |(set, chunk): &(&StreamedSet, usize)| sizes.needed(context, *chunk, budget, set) <= budget;
-        let long = sets().skip(1).map(|set| (set, STREAMED_CHUNK.min(context)));
-        let short = sets().map(|set| (set, CHUNKS[0]));
-        let Some((set, chunk)) = short.clone().next().filter(fits).or_else(|| long.chain(short).find(fits)) else {
-            let needed = sizes.needed(context, CHUNKS[0], u64::MAX, smallest);
-            return Err(PlanError::TooSmall { needed, budget, context, fits: longest(2, smallest) });
+        let fits = |choice: &Choice| sizes.needed(choice, budget) <= budget;
+        let Some(choice) = sizes.choices(request.context, limit).into_iter().find(fits) else {
+            // The longest context that fits, found by halves.
+            let (mut fitting, mut above) = (1, shortest);
+            while above - fitting > 1 {
+                let middle = fitting.midpoint(above);
+                let half = if fits(&least(middle)) { &mut fitting } else { &mut above };
+                *half = middle;
+            }
+            let fits = Some(fitting).filter(|context| *context > 1);
+            return Err(PlanError::TooSmall { needed: needed(), budget, context: shortest, fits });
         };
         let untold = available.is_none() && request.memory.is_none();
         let most = request.experts.unwrap_or(if untold { EXPERTS_UNTOLD } else { u64::MAX });
-        Ok(sizes.divide(budget, [context, chunk], most, available, set))
+        Ok(sizes.divide(budget, choice, most, available))
     }
 }
 
+/// What could be done with the memory there is.
+#[derive(Clone, Copy)]
+struct Choice<'a> {
+    /// Layers that are read in every step.
+    set: &'a StreamedSet,
+    /// Tokens of a sequence.
+    context: usize,
+    /// Tokens per prefill step.
+    chunk: usize,
+}
+
+impl<'a> Choice<'a> {
+    fn new(set: &'a StreamedSet, context: usize, chunk: usize) -> Self {
+        Self { set, context, chunk: chunk.min(context) }
+    }
+}
+
+/// All layers stay.
+static ALL_STAY: StreamedSet = StreamedSet { layers: Vec::new(), bytes: 0, buffers: 0 };
+
 impl Sizes<'_> {
+    /// The layers to read in every step that saves most memory.
+    fn smallest(&self) -> &StreamedSet {
+        let saving = |set: &&StreamedSet| set.bytes.saturating_sub(set.buffers);
+        self.streamed.iter().filter(|set| saving(set) > 0).max_by_key(saving).unwrap_or(&ALL_STAY)
+    }
+
+    /// What could be done, the best first. Neither context nor chunk grows along the list, nor does the number of layers
+    /// that stay, so more memory never makes anything of it worse.
+    fn choices(&self, asked: Option<usize>, limit: usize) -> Vec<Choice<'_>> {
+        let shortest = asked.unwrap_or(SHORTEST_CONTEXT.min(limit));
+        let halves = |longest: usize, least: usize| {
+            std::iter::successors(Some(longest), |length| Some(length / 2)).take_while(move |length| *length >= least)
+        };
+        let (few, many) = CHUNKS.split_at(CHUNKS.partition_point(|chunk| *chunk < GOOD_CHUNK));
+        let mut choices = Vec::new();
+        let contexts: Vec<usize> = asked.map_or_else(|| halves(limit, shortest).collect(), |asked| vec![asked]);
+        let good = contexts.iter().position(|context| *context <= GOOD_CONTEXT).unwrap_or(contexts.len() - 1);
+        for (place, context) in contexts.iter().enumerate() {
+            let chunks = match place.cmp(&good) {
+                Ordering::Less => &many[many.len() - 1..],
+                Ordering::Equal => many,
+                Ordering::Greater => &many[..1],
+            };
+            choices.extend(chunks.iter().rev().map(|chunk| Choice::new(&ALL_STAY, *context, *chunk)));
+        }
+        let saving = self.streamed.iter().filter(|set| set.bytes > set.buffers);
+        choices.extend(saving.map(|set| Choice::new(set, shortest, GOOD_CHUNK)));
+        choices.extend(few.iter().rev().map(|chunk| Choice::new(self.smallest(), shortest, *chunk)));
+        if asked.is_none() {
+            choices.extend(halves(shortest / 2, 2).map(|context| Choice::new(self.smallest(), context, CHUNKS[0])));
+        }
+        choices
+    }
+
     fn fewest(&self) -> u64 {
         self.expert.saturating_mul(self.fewest_experts as u64).min(self.experts)
     }
@@ -207,17 +270,17 @@ impl Sizes<'_> {
         self.resident.saturating_sub(set.bytes) + set.buffers
     }
 
+    /// What a choice takes besides routed experts.
+    fn fixed(&self, choice: &Choice) -> u64 {
+        let Choice { set, context, chunk } = *choice;
+        let buffers = self.buffers(context, chunk);
+        let parts = [self.program(), self.weights(set), self.state(context), self.reading, buffers];
+        parts.into_iter().fold(0, u64::saturating_add)
+    }
+
     /// The least that runs.
-    fn needed(&self, context: usize, chunk: usize, budget: u64, set: &StreamedSet) -> u64 {
-        let parts = [
-            self.program(),
-            self.weights(set),
-            self.state(context),
-            self.reading,
-            self.buffers(context, chunk),
-            self.fewest(),
-        ];
-        let sum = parts.into_iter().fold(0, u64::saturating_add);
+    fn needed(&self, choice: &Choice, budget: u64) -> u64 {
+        let sum = self.fixed(choice).saturating_add(self.fewest());
         sum.saturating_add(headroom(sum.min(budget)))
     }
 
@@ -245,35 +308,43 @@ impl Sizes<'_> {
         rows + scores + ((LOGITS_AT_ONCE + 1) * t.vocab_size * 4) as u64
     }
 
-    fn divide(
-        &self,
-        budget: u64,
-        [context, least_chunk]: [usize; 2],
-        experts: u64,
-        available: Option<Available>,
-        set: &StreamedSet,
-    ) -> MemoryPlan {
-        let fixed = [self.program(), self.weights(set), self.state(context), self.reading].into_iter().sum::<u64>();
-        let left = |buffers: u64| budget.saturating_sub(fixed + buffers);
-        let fitting = CHUNKS.into_iter().rev().find(|chunk| {
-            let buffers = self.buffers(context, *chunk);
-            buffers <= left(buffers) / CHUNK_PART && self.needed(context, *chunk, budget, set) <= budget
-        });
-        let chunk = fitting.unwrap_or(0).max(least_chunk).min(context.max(1));
-        let buffers = self.buffers(context, chunk);
-        let headroom_most = headroom(budget.min(fixed + buffers + self.experts));
-        let room = left(buffers).saturating_sub(headroom_most).max(self.fewest());
+    /// Routed experts that are kept, `most` at most, in bytes.
+    fn kept(&self, choice: &Choice, budget: u64, most: u64) -> u64 {
+        let fixed = self.fixed(choice);
+        let headroom = headroom(budget.min(fixed.saturating_add(self.experts)));
+        let room = budget.saturating_sub(fixed).saturating_sub(headroom).max(self.fewest());
+        let experts = room.min(most.max(self.fewest())).min(self.experts);
         // Whole experts.
-        let experts = room.min(experts.max(self.fewest())).min(self.experts);
-        let experts = if experts == self.experts { experts } else { experts / self.expert.max(1) * self.expert.max(1) };
+        if experts == self.experts { experts } else { experts / self.expert.max(1) * self.expert.max(1) }
+    }
+
+    /// Share of all experts that a long prompt reads per token.
+    fn read_per_token(&self, chunk: usize, kept: u64) -> f64 {
+        let trunk = self.architecture.trunk();
+        let (experts, chosen) = (trunk.n_routed_experts as f64, trunk.num_experts_per_tok as f64);
+        let missing = 1.0 - kept as f64 / self.experts.max(1) as f64;
+        touched(experts, chosen, chunk) / experts * missing / chunk as f64
+    }
+
+    fn divide(&self, budget: u64, choice: Choice, most: u64, available: Option<Available>) -> MemoryPlan {
+        // Where smaller steps leave room for nearly all experts, a prompt reads less in them.
+        let chunks = CHUNKS.iter().rev().map(|chunk| (*chunk).min(choice.chunk));
+        let fewer = chunks.filter(|chunk| *chunk >= GOOD_CHUNK.min(choice.chunk)).map(|chunk| {
+            let choice = Choice { chunk, ..choice };
+            let kept = self.kept(&choice, budget, most);
+            (choice, kept, self.read_per_token(chunk, kept))
+        });
+        let best = fewer.min_by(|(.., one), (.., other)| one.total_cmp(other));
+        let (choice, experts) = best.map_or((choice, self.fewest()), |(choice, kept, _)| (choice, kept));
+        let Choice { set, context, chunk } = choice;
         let mut lines = vec![
             Line { what: "weights that every token needs", bytes: self.resident.saturating_sub(set.bytes) },
             Line { what: "routed experts", bytes: experts },
             Line { what: STATE, bytes: self.state(context) },
-            Line { what: "buffers of a step", bytes: buffers },
+            Line { what: "buffers of a step", bytes: self.buffers(context, chunk) },
             Line { what: "reads in flight, table rows", bytes: self.reading },
             Line { what: "program and tokenizer", bytes: self.program() },
-            Line { what: "head-room", bytes: headroom(fixed + buffers + experts) },
+            Line { what: "head-room", bytes: headroom(self.fixed(&choice) + experts) },
         ];
         if !set.layers.is_empty() {
             lines.insert(1, Line { what: "two layers being read", bytes: set.buffers });
@@ -386,18 +457,23 @@ mod tests {
             MemoryPlan::new(&sizes, &MemoryRequest { memory, context, experts: None }, free(available))
         };
         let error = plan(Some(30 * GB), None, 20 * GB).unwrap_err();
-        assert!(error.to_string().contains("30.0 GB") && error.to_string().contains("20.0 GB"), "{error}");
+        let needs = "ask for less (the model needs 8.7 GB at a context of 4k tokens)";
+        assert!(["30.0 GB", "20.0 GB", needs].iter().all(|part| error.to_string().contains(part)), "{error}");
+        let error = plan(None, Some(4097), 20 * GB).unwrap_err();
+        let words = "a context of 4097 tokens was asked for, but the model goes up to 4096: --context 4096 or less";
+        assert_eq!(error.to_string(), words);
         let error = plan(Some(7 * GB), None, 20 * GB).unwrap_err();
         assert!(matches!(error, PlanError::TooSmall { fits: None, .. }), "{error}");
         assert!(plan(None, None, 5 * GB).is_err());
         // A context that is too long for the budget, while a shorter one fits.
-        let least =
-            MemoryPlan::new(&sizes, &MemoryRequest { context: Some(2), memory: None, experts: None }, free(24 * GB));
-        let least = least.unwrap();
-        let room = sizes.needed(2, CHUNKS[0], 24 * GB, &StreamedSet::default()) + 100_000;
+        let needed = |context| sizes.needed(&Choice::new(&ALL_STAY, context, CHUNKS[0]), 24 * GB);
+        let room = needed(1000);
         let error = plan(Some(room), Some(4096), 24 * GB).unwrap_err();
-        assert!(matches!(error, PlanError::TooSmall { fits: Some(fits), .. } if fits < 4096), "{error}");
-        assert_eq!(least.context, 2);
+        let PlanError::TooSmall { fits: Some(longest), .. } = error else { panic!("{error}") };
+        // As long as it may be, to the token.
+        assert!(longest >= 1000 && needed(longest) <= room && needed(longest + 1) > room, "{error}");
+        assert_eq!(plan(Some(room), Some(longest), 24 * GB).unwrap().context, longest);
+        assert_eq!(plan(None, Some(2), 24 * GB).unwrap().context, 2);
     }
 
     #[test]
@@ -424,14 +500,14 @@ mod tests {
             assert!(streamed >= before && streamed != 1 && streamed != 2, "{plan:?}");
             assert!(plan.total <= memory && plan.context == 4096, "{plan:?}");
             let fewer = StreamedSet { layers: Vec::new(), ..set(streamed.saturating_sub(1)) };
-            assert!(streamed < 4 || sizes.needed(4096, plan.chunk, memory, &fewer) > memory, "{plan:?}");
-            assert!(streamed == 0 || streamed == 14 || plan.chunk >= STREAMED_CHUNK, "{plan:?}");
+            assert!(streamed < 4 || sizes.needed(&Choice::new(&fewer, 4096, plan.chunk), memory) > memory, "{plan:?}");
+            assert!(streamed == 0 || streamed == 14 || plan.chunk >= GOOD_CHUNK, "{plan:?}");
             assert_eq!(plan.streaming().is_some(), streamed > 0);
             before = streamed;
         }
         assert!(before >= 13, "{before}");
         let error = plan(GB, Some(4096)).unwrap_err().to_string();
-        let needed = sizes.needed(4096, CHUNKS[0], u64::MAX, &set(14)).div_ceil(1_000_000);
+        let needed = sizes.needed(&Choice::new(&set(14), 4096, CHUNKS[0]), u64::MAX).div_ceil(1_000_000);
         assert!(error.contains(&format!("--memory {needed}M would fit")), "{error}");
         assert!(plan(needed * 1_000_000, Some(4096)).is_ok());
     }

@@ -34,8 +34,8 @@ fn refuse(replace: &[(&str, Vec<u8>)]) -> OpenError {
 }
 
 #[test]
-fn the_context_is_what_is_asked_for_but_never_more_than_the_models() {
-    for (asked, context) in [(None, 4096), (Some(100), 100), (Some(1 << 40), 4096)] {
+fn the_context_is_what_is_asked_for_or_what_the_model_goes_up_to() {
+    for (asked, context) in [(None, 4096), (Some(100), 100), (Some(4096), 4096)] {
         let engine =
             open(&EngineOptions { memory: MemoryRequest { context: asked, ..Default::default() }, ..options() })
                 .expect("a model");
@@ -44,6 +44,9 @@ fn the_context_is_what_is_asked_for_but_never_more_than_the_models() {
     let error = open(&EngineOptions { memory: MemoryRequest { context: Some(1), ..Default::default() }, ..options() })
         .expect_err("refused");
     assert!(matches!(error, OpenError::Context { context: 1 }), "{error}");
+    let longer = MemoryRequest { context: Some(1 << 40), ..Default::default() };
+    let error = open(&EngineOptions { memory: longer, ..options() }).expect_err("refused");
+    assert!(error.to_string().contains("the model goes up to 4096"), "{error}");
 }
 
 #[test]

@@ -72,9 +72,11 @@ fn a_disk_that_fails_ends_an_answer_and_not_the_conversation() {
         let error = session.generate(&ids(50, 0), &request, &mut |_| Flow::Continue).expect_err("the disk fails");
         let text = error.to_string();
         assert!(matches!(error, GenerateError::Step(_)), "{text}");
-        let parts = ["model-0000", "reading ", " at offset ", "layers."];
-        let row = text.contains("model-0000") && text.contains(" at offset ");
-        assert!(parts.iter().all(|part| text.contains(part)) || row, "{text}");
+        // The shard, the tensor and the offset: of a row as of an expert.
+        let tensor = text.contains("layers.") || text.contains("embed.weight");
+        let parts = ["model-0000", ".safetensors", "reading ", " at offset "];
+        assert!(tensor && parts.iter().all(|part| text.contains(part)), "{text}");
+        assert!(nth > 0 || text.contains("embed.weight"), "the first read is that of a row: {text}");
         plan.clear();
         let (tokens, _) = generate(&mut session, &ids(50, 0), &request);
         assert_eq!(tokens, expected, "after a failure at read {nth}");
@@ -143,6 +145,7 @@ fn a_shard_that_is_cut_or_written_to_never_gives_a_wrong_token() {
         let error = session.generate(&ids(40, 1), &request, &mut |_| Flow::Continue).expect_err("refused").to_string();
         assert!(error.contains("model-00002-of-00003.safetensors"), "{error}");
         assert!(error.contains("the file ends after") || error.contains("written to while it was in use"), "{error}");
+        assert!(error.contains(" at offset ") && (error.contains("layers.") || error.contains("embed")), "{error}");
     }
 }
 

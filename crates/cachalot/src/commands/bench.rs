@@ -23,7 +23,7 @@ Examples:
 
 const AFTER_ABILITIES: &str = "\
 Examples:
-  cachalot bench abilities                                       all sets, the model that ships, from the repository's root
+  cachalot bench abilities                         all sets, the model that ships, from the repository's root
   cachalot bench abilities fixtures/abilities/facts.jsonl --without-engram
   cachalot bench abilities fixtures/abilities/needle-far.jsonl --window-only --json";
 
@@ -33,7 +33,7 @@ Examples:
   cachalot bench prefill --model DIR --tokens 512 --json        one prompt; a JSON object per window
   cachalot bench prefill --model DIR --tokens 2048 --expert-cache 2G --against-resident
 
-Tokens are random, so every step routes to other experts. Each window stands between two probes of the machine; share is its
+Tokens are random, so every step routes to other experts. Each window stands between two probes of the machine; share is its \
 rate over the roofline of their mean.";
 
 /// Measure this machine.

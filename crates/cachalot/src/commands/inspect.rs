@@ -2,11 +2,8 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::Context;
-use cachalot_checkpoint::{Checkpoint, Inspection};
-use cachalot_storage::Directory;
+use cachalot_checkpoint::Inspection;
 use clap::Args;
 
 use crate::open;
@@ -18,6 +15,10 @@ pub struct InspectArgs {
     #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub directory: PathBuf,
 
+    /// Another directory with shards of the model, on another disk perhaps (repeatable)
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub also: Vec<PathBuf>,
+
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
@@ -28,10 +29,7 @@ pub struct InspectArgs {
 /// # Errors
 /// If it is not sound.
 pub fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
-    open::check_directory(&args.directory)?;
-    let files = Arc::new(Directory::new(&args.directory));
-    let checkpoint =
-        Checkpoint::open_headers(files).with_context(|| format!("cannot read {}", args.directory.display()))?;
+    let checkpoint = open::headers(&args.directory, &args.also)?;
     let inspection = Inspection::of(&checkpoint);
     if args.json {
         crate::output::print_json(&inspection)?;

@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
-use cachalot_checkpoint::{Checkpoint, Inspection};
+use cachalot_checkpoint::Inspection;
 use cachalot_engine::disk;
 use cachalot_engine::planner::units::tokens;
 use cachalot_engine::planner::{Available, Bound, Forecast, Late, MemoryPlan, Rates, sizes};
 use cachalot_experts::{ExpertLayout, LayerLayout};
-use cachalot_storage::{Probe, Spread};
+use cachalot_storage::Probe;
 use clap::Args;
 use serde::Serialize;
 
@@ -24,7 +23,7 @@ Examples:
   cachalot plan DIR --memory 24G --context 128k
   cachalot plan DIR --disk-rate 3.5              a disk that is not measured: 3.5 GB/s
 
-The kernels and the disk are measured while you wait, a few seconds. Files of which only the headers have arrived can be
+The kernels and the disk are measured while you wait, a few seconds. Files of which only the headers have arrived can be \
 planned for; their disk is not measured. A range is what the slowest and the fastest turn of the disk would give.";
 
 /// Show what fits where, how fast it will run, and what limits it. Nothing is loaded.
@@ -73,11 +72,7 @@ struct Report {
 /// # Errors
 /// If the checkpoint is not sound, or the model cannot run in the memory there is.
 pub fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
-    open::check_directory(&args.directory)?;
-    args.also.iter().try_for_each(|path| open::check_directory(path))?;
-    let files = Arc::new(Spread::new([&args.directory].into_iter().chain(&args.also)));
-    let checkpoint = Checkpoint::open_headers(files);
-    let checkpoint = Arc::new(checkpoint.with_context(|| format!("cannot read {}", args.directory.display()))?);
+    let checkpoint = Arc::new(open::headers(&args.directory, &args.also)?);
     let (inspection, architecture) = (Inspection::of(&checkpoint), checkpoint.architecture());
     let trunk = architecture.trunk();
     let layout = ExpertLayout::new(Arc::clone(&checkpoint), trunk.num_hidden_layers, trunk.n_routed_experts)?;
@@ -87,7 +82,7 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
 
     let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let mut rates = cachalot_bench::rates(trunk, &inspection, architecture.fp8_block(), threads, memory.chunk)?;
-    let disk = if args.disk_rate.is_some() || memory.experts_fit { None } else { disk::measure(&checkpoint, &layout) };
+    let disk = if args.disk_rate.is_some() { None } else { disk::measure(&checkpoint, &layout) };
     rates.disk = args.disk_rate.map(|rate| [rate * 1e9; 2]).or_else(|| disk.as_ref().and_then(Probe::range));
     let forecast = Forecast::new(&inspection, &memory, &rates, Late::of(architecture));
     let report = Report { memory, rates, disk, forecast };
@@ -114,19 +109,31 @@ impl Report {
             rates.bf16 / 1e9,
             rates.operations / 1e9
         ));
+        let in_memory = memory.experts_fit && memory.streamed_layers.is_empty();
+        let needed = if in_memory { "; not needed once the experts have been read" } else { "" };
         match (disk, rates.disk) {
             (Some(disk), Some([least, most])) => line(format_args!(
-                "  disk: {:.2} to {:.2} GB/s in reads of {:.1} MB ({})",
+                "  disk: {:.2} to {:.2} GB/s in reads of {:.1} MB ({}){needed}",
                 least / 1e9,
                 most / 1e9,
                 disk.read_bytes as f64 / 1e6,
                 disk.method
             )),
-            (None, Some([rate, _])) => line(format_args!("  disk: {:.2} GB/s, as given", rate / 1e9)),
-            _ if memory.experts_fit => line(format_args!("  disk: not needed once the experts have been read")),
-            _ => line(format_args!("  disk: not measured, the data is not here; --disk-rate says how fast it is")),
+            (None, Some([rate, _])) => line(format_args!("  disk: {:.2} GB/s, as given{needed}", rate / 1e9)),
+            _ => line(format_args!(
+                "  disk: not measured, the data is not here; --disk-rate says how fast it is{needed}"
+            )),
         }
-        let measured = rates.disk.is_some() || memory.experts_fit;
+        if let Some([_, _, ..]) = disk.as_ref().map(Probe::devices) {
+            for device in disk.iter().flat_map(Probe::devices) {
+                let (rate, percent) = (device.bytes_per_second / 1e9, device.share * 100.0);
+                line(format_args!("    of several, {rate:.2} GB/s from one with {percent:.0} % of the experts"));
+            }
+        }
+        if let Some(fallback) = disk.as_ref().and_then(Probe::fallback) {
+            line(format_args!("  {fallback}"));
+        }
+        let measured = rates.disk.is_some() || in_memory;
         let bound = |bound: Bound| match bound {
             Bound::Disk => "bound by the disk",
             Bound::Memory => "bound by memory",
@@ -141,12 +148,15 @@ impl Report {
             forecast.hit_rate * 100.0
         ));
         for prompt in &forecast.prompts {
+            let (warm, cold) = (range(prompt.seconds), range(prompt.cold_seconds));
             line(format_args!(
-                "  first token of a prompt of {}: {} s, {}",
+                "  first token of a prompt of {}: {warm} s, {}",
                 tokens(prompt.tokens),
-                range(prompt.seconds),
                 bound(prompt.bound)
             ));
+            if cold != warm {
+                line(format_args!("    the first after a start: {cold} s, {}", bound(prompt.cold_bound)));
+            }
         }
         text
     }

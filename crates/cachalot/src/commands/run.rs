@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use cachalot_engine::{Session, turn};
 use cachalot_text::Message;
-use cachalot_text::parser::FinishReason;
 use clap::Args;
 
 use crate::cli::{EngineArgs, KeepArgs, ModelArgs};
@@ -23,7 +22,7 @@ Examples:
   cachalot run --model DIR --json-schema person.json \"Who wrote Faust?\"
   cachalot run --json --logprobs 3 \"What is the capital of Japan?\" | jq .answer
 
---json prints one object: answer, reasoning, finish (stop, stop_sequence, length or cancelled), model, usage, timings,
+--json prints one object: answer, reasoning, finish (stop, stop_sequence, length or cancelled), model, usage, timings, \
 sampling (the seed among it), stats and, with --logprobs, logprobs. Errors are then an object on standard error: {\"error\": ...}.
 
 Exit codes: 0 answered, 1 failure, 2 the command line is wrong, 130 interrupted (what was said so far is printed).";
@@ -97,8 +96,5 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
     }
     open::remember(&engine, &args.model);
-    Ok(match turn.finish {
-        FinishReason::Cancelled => ExitCode::from(interrupt::EXIT_CODE),
-        _ => ExitCode::SUCCESS,
-    })
+    Ok(interrupt::exit_code(&turn))
 }

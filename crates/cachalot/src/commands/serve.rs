@@ -26,11 +26,11 @@ Examples:
   cachalot serve --model DIR --host 0.0.0.0 --api-key-file keys.txt
   cachalot serve --config server.toml                   model = \"DIR\", port = 9000, allow-host = [\"box.lan\"]
 
-Programs for OpenAI's APIs need the base URL http://127.0.0.1:8080/v1, those for Anthropic's http://127.0.0.1:8080; any key
+Programs for OpenAI's APIs need the base URL http://127.0.0.1:8080/v1, those for Anthropic's http://127.0.0.1:8080; any key \
 will do unless keys are given. The page at / is a chat in the browser.
 
-Every flag can also be an environment variable (CACHALOT_ and its name in capitals, as in CACHALOT_API_KEY_FILE; several
-values with commas between) or a line of the TOML file. What the command line says of a flag replaces what the environment
+Every flag can also be an environment variable (CACHALOT_ and its name in capitals, as in CACHALOT_API_KEY_FILE; several \
+values with commas between) or a line of the TOML file. What the command line says of a flag replaces what the environment \
 says, and that what the file says, lists and switches (CACHALOT_OPEN=false) included.
 
 SIGINT and SIGTERM stop the server: what runs may finish for the time of --grace. A second one cuts it off.";

@@ -14,10 +14,10 @@ const AFTER: &str = "\
 Examples:
   cachalot synth v4-flash --layers 4 DIR                  four layers: ratios 0, 4, 128, 4
   cachalot synth v4.1-flash --layers 6 --experts 64 --engram-rows 1000000 DIR
-  cachalot synth v4-pro --headers-only DIR                for inspect at full size; takes next to no space
+  cachalot synth v4-pro --headers-only DIR                for inspect and plan at full size; takes next to no space
 
-Presets: v4-flash, v4-pro, v4.1-flash (as released), and 1t-a37b and lite-200b, two shapes of V4's architecture that were
-never released. With fewer layers, as many kinds of them are kept as fit, and draft module and image path are left out.
+Presets: v4-flash, v4-pro, v4.1-flash (as released), and 1t-a37b and lite-200b, two shapes of V4's architecture that were \
+never released. With fewer layers, as many kinds of them are kept as fit, and draft module and image path are left out. \
 The model says nothing sensible: it is for measuring.";
 
 /// Write a checkpoint with the true shapes and random weights, for measuring where the real one cannot be had.

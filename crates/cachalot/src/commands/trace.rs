@@ -1,5 +1,7 @@
 //! `cachalot trace`: which experts a prompt uses, and what caches of several sizes and policies make of it.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -108,6 +110,9 @@ fn record(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     let question = prompt::gather(&args.prompt, &args.file)?;
     let options = args.text.turn_options(&args.sampling, None);
     options.sampling.validate()?;
+    // Before anything is answered: whoever cannot write there should not have to wait to hear of it.
+    let cannot = || format!("cannot write {}", args.out.display());
+    let out = OpenOptions::new().write(true).create(true).truncate(false).open(&args.out).with_context(cannot)?;
     let engine = Arc::new(open::model(&args.model, &args.engine, false)?);
     let mut conversation = args.text.conversation(args.model.thinks(), engine.effort_texts());
     conversation.messages.push(Message::user(question));
@@ -119,9 +124,10 @@ fn record(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     stream.finish()?;
     eprintln!("{}", figures(&turn));
     let trace = engine.experts().take_trace();
-    std::fs::write(&args.out, trace.to_text()).with_context(|| format!("cannot write {}", args.out.display()))?;
+    let text = trace.to_text();
+    out.set_len(0).and_then(|()| (&out).write_all(text.as_bytes())).with_context(cannot)?;
     eprintln!("{} uses of experts written to {}", trace.uses(), args.out.display());
-    Ok(ExitCode::SUCCESS)
+    Ok(interrupt::exit_code(&turn))
 }
 
 #[derive(Serialize)]

@@ -9,8 +9,9 @@ use crate::support::{Run, finished, fixture, program};
 /// A model that goes on for hundreds of tokens.
 fn endless(command: &str, more: &[&str]) -> Command {
     let model = fixture("v41-tiny");
-    let base = [command, "--model", &model, "--no-think", "--temperature", "0"];
-    program(&[&base[..], more].concat())
+    let command: Vec<&str> = command.split(' ').collect();
+    let base = ["--model", &model, "--no-think", "--temperature", "0"];
+    program(&[&command, &base[..], more].concat())
 }
 
 fn press_ctrl_c(child: &Child) {
@@ -40,6 +41,18 @@ fn it_stops_an_answer_and_says_so() {
     let run = end(child, begun, out);
     assert_eq!(run.code, Some(130), "{run:?}");
     assert!(run.err.contains("interrupted") && run.err.contains("tokens/s"), "{run:?}");
+}
+
+#[test]
+fn what_was_recorded_until_then_is_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("uses").display().to_string();
+    let mut child = endless("trace record", &["--out", &file, "Hello"]).spawn().expect("the program starts");
+    let (begun, out) = first_byte(&mut child);
+    press_ctrl_c(&child);
+    let run = end(child, begun, out);
+    assert!(run.code == Some(130) && run.err.contains("uses of experts written"), "{run:?}");
+    assert!(std::fs::metadata(&file).expect("written").len() > 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod faults;
 mod forward;
 mod interrupt;
 mod others;
+mod plan;
 mod run;
 mod serve;
 mod support;

@@ -50,6 +50,19 @@ fn help_has_examples_and_exit_codes() {
         assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{command}");
         assert!(run.out.contains("Example") && run.out.contains(&format!("cachalot {command}")), "{}", run.out);
     }
+    for command in ["", "run", "chat", "serve", "plan", "trace", "synth", "bench decode", "bench abilities"] {
+        let words: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
+        let help = cachalot(&words).out;
+        let lines: Vec<&str> = help.lines().skip_while(|line| *line != "Examples:").skip(1).collect();
+        assert!(!lines.is_empty(), "{command}");
+        // Paragraphs are wrapped once, by whoever knows how wide the terminal is: a line ends where no word has room.
+        let words = |line: &str| !line.is_empty() && !line.starts_with(' ');
+        for pair in lines.windows(2).filter(|pair| pair.iter().all(|line| words(line))) {
+            let next = pair[1].split(' ').next().map_or(0, str::len);
+            assert!(pair[0].len() + 1 + next > 100, "{command}: {pair:?}");
+        }
+        assert!(lines.iter().all(|line| line.len() <= 110), "{command}: {help}");
+    }
     let help = cachalot(&["--help"]).out;
     for part in ["Exit codes:", "NO_COLOR", "130", "run", "chat", "inspect", "forward", "bench", "completions"] {
         assert!(help.contains(part), "no {part:?} in {help}");
@@ -83,6 +96,8 @@ fn synth_writes_what_inspect_reads() {
     assert!(run.out.contains("in 6 shards of headers"), "{run:?}");
     let inspection = cachalot(&["inspect", "--json", &path]).json();
     assert_eq!((&inspection["layers"], &inspection["draft"]), (&4.into(), &false.into()));
+    let hollow = "model-00001-of-00006.safetensors holds its header only";
+    cachalot(&["run", "--model", &path, "hi"]).refused(1, &[hollow]);
     cachalot(&["synth", "v4-flash", &path]).refused(1, &["is not empty"]);
     let other = folder.path().join("other").display().to_string();
     cachalot(&["synth", "v4-flash", "--layers", "44", &other]).refused(1, &["--layers 44: 1 to 43 are possible"]);
@@ -108,6 +123,8 @@ fn uses_of_experts_are_recorded_and_replayed() {
     assert!(rate(&lines[6]) < rate(&lines[13]), "more slots hit more");
     let table = cachalot(&["trace", "replay", &file]).out;
     assert!(table.contains("LRU") && table.contains("Belady"), "{table}");
+    // Before the question is answered.
+    cachalot(&["trace", "record", "--out", "/nowhere/x", "Hello"]).refused(1, &["cannot write /nowhere/x"]);
     std::fs::write(&file, "nonsense").expect("written");
     cachalot(&["trace", "replay", &file]).refused(1, &["line 1 of the trace"]);
     cachalot(&["trace", "replay", "/nowhere"]).refused(1, &["/nowhere"]);
