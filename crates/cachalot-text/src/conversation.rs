@@ -52,6 +52,15 @@ impl Conversation {
     pub fn offers_tools(&self) -> bool {
         !self.tools.is_empty() && self.tool_choice != ToolChoice::None
     }
+
+    /// All tools, those that a later message brings included.
+    pub fn tools_mut(&mut self) -> impl Iterator<Item = &mut ToolDefinition> {
+        let updated = self.messages.iter_mut().flat_map(|message| match message {
+            Message::System { updated_tools, .. } => updated_tools.as_mut_slice(),
+            _ => &mut [],
+        });
+        self.tools.iter_mut().chain(updated)
+    }
 }
 
 /// One message.
@@ -209,6 +218,17 @@ pub struct ToolDefinition {
     pub strict: Option<bool>,
     /// Not shown until a later system message brings it.
     pub deferred: bool,
+    /// What the text of its parameter `input` must be; any text if nothing is said.
+    pub input: Option<InputFormat>,
+}
+
+/// What a text must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InputFormat {
+    /// A match of this regular expression.
+    Regex(String),
+    /// In the language of this grammar, in llguidance's variant of Lark or in EBNF.
+    Grammar(String),
 }
 
 /// A call that the model made.
@@ -246,7 +266,7 @@ pub enum ResponseFormat {
     JsonSchema(Json),
     /// Text of this regular expression; not mentioned in the prompt.
     Regex(String),
-    /// Text of this grammar, in llguidance's variant of Lark; not mentioned in the prompt.
+    /// Text of this grammar, in llguidance's variant of Lark or in EBNF; not mentioned in the prompt.
     Grammar(String),
 }
 

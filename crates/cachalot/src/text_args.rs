@@ -117,7 +117,7 @@ pub struct FormatArgs {
     #[arg(long, value_name = "REGEX")]
     pub regex: Option<String>,
 
-    /// The answer follows the grammar in this file, in llguidance's variant of Lark
+    /// The answer follows the grammar in this file, in llguidance's variant of Lark or in EBNF
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub grammar: Option<PathBuf>,
 }

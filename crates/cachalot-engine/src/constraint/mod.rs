@@ -222,16 +222,20 @@ fn compile_grammar(
     grammar: &Grammar,
     notes: &mut Vec<String>,
 ) -> Result<Start, ConstraintError> {
-    let parser = match vocabulary.parser(top_level(&grammar.lark, &grammar.schemas)) {
+    let parser = match vocabulary.parser(top_level(grammar, &grammar.schemas)) {
         Ok(parser) => parser,
         Err(whole) => {
+            for inner in &grammar.inner {
+                let alone = vocabulary.parser(TopLevelGrammar::from_lark(inner.lark.clone()));
+                alone.map_err(|problem| ConstraintError::Grammar { at: inner.at.clone(), problem })?;
+            }
             let schemas = without_refused(vocabulary, &grammar.schemas, notes)?;
             let at = if grammar.foreign { "response_format" } else { "tools" };
             let problem = |problem| ConstraintError::Grammar { at: at.to_owned(), problem };
             match schemas == grammar.schemas {
                 // No schema is to blame.
                 true => return Err(problem(whole)),
-                false => vocabulary.parser(top_level(&grammar.lark, &schemas)).map_err(problem)?,
+                false => vocabulary.parser(top_level(grammar, &schemas)).map_err(problem)?,
             }
         }
     };
@@ -266,8 +270,12 @@ fn without_refused(
     Ok(taken)
 }
 
-fn top_level(lark: &str, schemas: &[Schema]) -> TopLevelGrammar {
-    let mut grammars = vec![GrammarWithLexer::from_lark(lark.to_owned())];
+fn top_level(grammar: &Grammar, schemas: &[Schema]) -> TopLevelGrammar {
+    let mut grammars = vec![GrammarWithLexer::from_lark(grammar.lark.clone())];
+    grammars.extend(grammar.inner.iter().map(|inner| GrammarWithLexer {
+        name: Some(inner.name.clone()),
+        ..GrammarWithLexer::from_lark(inner.lark.clone())
+    }));
     grammars.extend(schemas.iter().map(|schema| GrammarWithLexer {
         name: Some(schema.name.clone()),
         ..GrammarWithLexer::from_json_schema(schema.schema.clone())

@@ -97,6 +97,7 @@ fn times_with_the_released_vocabulary() {
             parameters: Json::from(&line["parameters"]),
             strict: None,
             deferred: false,
+            input: None,
         })
         .collect();
     let conversation = Conversation { tools, tool_choice: ToolChoice::Auto, ..Conversation::default() };

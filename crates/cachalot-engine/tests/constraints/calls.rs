@@ -139,7 +139,12 @@ fn any_sampling_stays_inside() {
 }
 
 /// The ids of an answer that makes `calls`, as the prompt of the next turn has them, behind `<think></think>`.
-fn written(tokenizer: &Tokenizer, tools: &[ToolDefinition], text: &str, calls: &[(&str, Value)]) -> Vec<u32> {
+pub(crate) fn written(
+    tokenizer: &Tokenizer,
+    tools: &[ToolDefinition],
+    text: &str,
+    calls: &[(&str, Value)],
+) -> Vec<u32> {
     let tool_calls = calls.iter().enumerate().map(|(index, (name, arguments))| ToolCall {
         id: format!("call_{index}"),
         name: (*name).to_owned(),
@@ -161,7 +166,7 @@ fn written(tokenizer: &Tokenizer, tools: &[ToolDefinition], text: &str, calls: &
     ids[begin..=end].to_vec()
 }
 
-fn any_call(answerer: &Answerer, tools: &[ToolDefinition], required: bool) -> Constraint {
+pub(crate) fn any_call(answerer: &Answerer, tools: &[ToolDefinition], required: bool) -> Constraint {
     let conversation = Conversation { tools: tools.to_vec(), ..Conversation::default() };
     let wish = Wish::ToolCalls { required, parallel: true };
     answerer.constraint(&conversation, ANSWER, Some(&wish)).expect("a constraint").expect("tools")

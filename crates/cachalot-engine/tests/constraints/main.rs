@@ -2,6 +2,7 @@
 
 mod calls;
 mod campaign;
+mod grammars;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -143,6 +144,7 @@ pub(crate) fn tool(name: &str, parameters: &Value) -> ToolDefinition {
         parameters: parameters.into(),
         strict: None,
         deferred: false,
+        input: None,
     }
 }
 

@@ -12,9 +12,9 @@ use super::error::ConstraintError;
 use super::object::{Counts, Object, plain};
 use super::schema::{Document, MAX_SCHEMA_BYTES, Prepared, Unsupported, too_large};
 use super::text::{self, Text};
-use super::{Grammar, Schema};
+use super::{Grammar, Inner, Schema, lark, pattern, reaches_out};
 use crate::Family;
-use crate::conversation::ToolDefinition;
+use crate::conversation::{InputFormat, ToolDefinition};
 
 /// Most parameters that may come in any order; with more of them a tool has all in the order of its schema.
 const MAX_FREE: usize = 60;
@@ -75,6 +75,8 @@ struct Parameter {
     texts: Vec<Text>,
     /// The schema of its values that are no strings, by the name it has in the grammar.
     json: Option<String>,
+    /// The grammar of its text, by the name it has in the grammar.
+    inner: Option<String>,
 }
 
 enum Name {
@@ -100,7 +102,7 @@ impl Writer {
         tool: &ToolDefinition,
         notes: &mut Vec<String>,
     ) -> Result<String, ConstraintError> {
-        let place = format!("tools[{index}]");
+        let place = at_tool(index);
         let at = format!("{place}.parameters ({})", tool.name);
         if !plain(&tool.name) {
             let problem =
@@ -124,6 +126,11 @@ impl Writer {
                     return Err(ConstraintError::invalid(&at, problem));
                 }
                 notes.push(format!("{at}: {problem}; the parameter is never given"));
+                continue;
+            }
+            if let Some(format) = tool.input.as_ref().filter(|_| name == "input") {
+                let name = Name::Listed(name.clone());
+                parameters.push(self.input(name, format, &format!("{}.format", at_tool(index)))?);
                 continue;
             }
             let place = format!("{at}{pointer}");
@@ -154,6 +161,30 @@ impl Writer {
         Ok(format!("{head} {rules}"))
     }
 
+    /// The free text of a custom tool.
+    fn input(&mut self, name: Name, format: &InputFormat, at: &str) -> Result<Parameter, ConstraintError> {
+        let mut parameter = Parameter { name, required: true, texts: Vec::new(), json: None, inner: None };
+        match format {
+            InputFormat::Regex(regex) => {
+                let checked = pattern::check(regex);
+                checked.map_err(|problem| ConstraintError::invalid(at, format!("the regex: {problem}")))?;
+                parameter.texts.push(Text { expressions: vec![regex.clone()], ..Text::default() });
+            }
+            InputFormat::Grammar(text) => {
+                let lark = lark(text, at)?;
+                if reaches_out(&lark) {
+                    let problem =
+                        "the grammar: control tokens (<...>) and other grammars (@...) cannot be part of a text";
+                    return Err(ConstraintError::invalid(at, problem));
+                }
+                let name = format!("g{}", self.out.inner.len());
+                self.out.inner.push(Inner { name: name.clone(), lark, at: at.to_owned() });
+                parameter.inner = Some(name);
+            }
+        }
+        Ok(parameter)
+    }
+
     /// A parameter, or none if no value fits.
     fn parameter<'v>(
         &mut self,
@@ -181,7 +212,7 @@ impl Writer {
             self.schema(prepared, at, relaxed)
         });
         let possible = !kinds.texts.is_empty() || kinds.others;
-        Ok(possible.then_some(Parameter { name, required, texts: kinds.texts, json }))
+        Ok(possible.then_some(Parameter { name, required, texts: kinds.texts, json, inner: None }))
     }
 
     fn schema(&mut self, prepared: Prepared, at: &str, replaceable: bool) -> String {
@@ -229,6 +260,9 @@ impl Writer {
         }
         if let Some(schema) = &parameter.json {
             values.push(format!("{} @{schema} {}", literal("false\">"), literal("</")));
+        }
+        if let Some(inner) = &parameter.inner {
+            values.push(format!("{} @{inner} {}", literal("true\">"), literal("</")));
         }
         let (marker, begin, end) = (&self.marker, literal("\n<"), literal(&format!("{}parameter>", self.space)));
         writeln!(self.out.lark, "{rule}: {begin} {marker} {name} ({}) {marker} {end}", values.join(" | ")).ok();
@@ -311,6 +345,10 @@ impl Writer {
         }
         format!("n{tool}x0")
     }
+}
+
+fn at_tool(index: usize) -> String {
+    format!("tools[{index}]")
 }
 
 /// All of some conditions.

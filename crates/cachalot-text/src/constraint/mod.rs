@@ -6,6 +6,7 @@
 //! grammars by id, so text never stands for one.
 
 mod calls;
+mod ebnf;
 mod error;
 mod finite;
 mod object;
@@ -53,8 +54,21 @@ pub struct Grammar {
     pub lark: String,
     /// The schemas.
     pub schemas: Vec<Schema>,
+    /// Further grammars that it refers to in the same way, from whoever asked.
+    pub inner: Vec<Inner>,
     /// Whether whoever asked wrote the grammar: then it may not use control tokens.
     pub foreign: bool,
+}
+
+/// A grammar in a grammar, which cannot use control tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inner {
+    /// Its name in the grammar.
+    pub name: String,
+    /// In llguidance's variant of Lark.
+    pub lark: String,
+    /// Where it was in the request.
+    pub at: String,
 }
 
 /// A schema of a grammar.
@@ -142,13 +156,13 @@ fn format(conversation: &Conversation, constraint: Option<&Constraint>) -> Resul
         Some(Constraint::Json(None)) => any_object(),
         Some(Constraint::Json(Some(schema))) => of_schema(schema)?,
         Some(Constraint::Regex(regex)) => of_regex(regex, PLACE)?,
-        Some(Constraint::Grammar(lark)) => of_lark(lark, PLACE)?,
+        Some(Constraint::Grammar(lark)) => of_grammar(lark, PLACE)?,
         Some(Constraint::ToolCalls { .. }) | None => match &conversation.response_format {
             ResponseFormat::Text => return Ok(None),
             ResponseFormat::JsonObject => any_object(),
             ResponseFormat::JsonSchema(schema) => of_schema(schema)?,
             ResponseFormat::Regex(regex) => of_regex(regex, PLACE)?,
-            ResponseFormat::Grammar(lark) => of_lark(lark, PLACE)?,
+            ResponseFormat::Grammar(lark) => of_grammar(lark, PLACE)?,
         },
     }))
 }
@@ -171,17 +185,64 @@ fn of_value(root: &Value, at: &str) -> Result<Grammar, ConstraintError> {
     let prepared = Document { root, name: at, unsupported: Unsupported::Refuse }.prepare(root, at)?;
     let (name, at) = ("s0".to_owned(), at.to_owned());
     let schema = Schema { name, schema: prepared.schema, at, one_of: prepared.one_of, replaceable: false };
-    Ok(Grammar { lark: "start: @s0\n".to_owned(), schemas: vec![schema], foreign: false })
+    Ok(Grammar { lark: "start: @s0\n".to_owned(), schemas: vec![schema], ..Grammar::default() })
 }
 
 fn of_regex(expression: &str, at: &str) -> Result<Grammar, ConstraintError> {
     pattern::check(expression).map_err(|problem| ConstraintError::invalid(at, format!("the regex: {problem}")))?;
-    Ok(Grammar { lark: format!("start: {}\n", regex(expression)), schemas: Vec::new(), foreign: true })
+    Ok(Grammar { lark: format!("start: {}\n", regex(expression)), foreign: true, ..Grammar::default() })
 }
 
-fn of_lark(lark: &str, at: &str) -> Result<Grammar, ConstraintError> {
-    if lark.len() > MAX_GRAMMAR_BYTES {
+fn of_grammar(grammar: &str, at: &str) -> Result<Grammar, ConstraintError> {
+    Ok(Grammar { lark: lark(grammar, at)?, foreign: true, ..Grammar::default() })
+}
+
+/// A grammar in Lark or EBNF, in Lark.
+fn lark(grammar: &str, at: &str) -> Result<String, ConstraintError> {
+    if grammar.len() > MAX_GRAMMAR_BYTES {
         return Err(schema::too_large(at, "the grammar is too long, in bytes", MAX_GRAMMAR_BYTES));
     }
-    Ok(Grammar { lark: lark.to_owned(), schemas: Vec::new(), foreign: true })
+    match ebnf::is_ebnf(grammar) {
+        true => {
+            ebnf::to_lark(grammar).map_err(|problem| ConstraintError::invalid(at, format!("the grammar: {problem}")))
+        }
+        false => Ok(grammar.to_owned()),
+    }
+}
+
+/// Whether a grammar in Lark speaks of control tokens or of other grammars.
+fn reaches_out(lark: &str) -> bool {
+    let mut rest = lark.chars().peekable();
+    while let Some(character) = rest.next() {
+        match character {
+            '<' | '@' => return true,
+            '#' => while rest.next_if(|character| *character != '\n').is_some() {},
+            '/' if rest.peek() == Some(&'/') => while rest.next_if(|character| *character != '\n').is_some() {},
+            // Texts and expressions.
+            quote @ ('"' | '/') => {
+                while let Some(character) = rest.next().filter(|character| *character != quote) {
+                    if character == '\\' {
+                        rest.next();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grammar_that_reaches_out_is_told_from_one_that_spells_it() {
+        for lark in ["start: <[5]>", "start: \"a\" @s0", "start: /\\//  <|end|> /\\//", "# \"\nstart: @a"] {
+            assert!(reaches_out(lark), "{lark}");
+        }
+        for lark in ["start: \"<\\\"@\"", "start: /<[^\\/>]+>@/", "// <a>\nstart: \"a\" # @b"] {
+            assert!(!reaches_out(lark), "{lark}");
+        }
+    }
 }

@@ -98,6 +98,7 @@ impl Translate<'_> {
             parameters: self.json(&tool.parameters),
             strict: tool.strict,
             deferred: tool.defer_loading,
+            input: None,
         }
     }
 

@@ -31,7 +31,7 @@ fn prefix(content: &str, reasoning: Option<&str>) -> Message {
 
 fn tool() -> ToolDefinition {
     let parameters = Json::new(r#"{"type": "object"}"#).expect("JSON");
-    ToolDefinition { name: "f".into(), description: None, parameters, strict: None, deferred: false }
+    ToolDefinition { name: "f".into(), description: None, parameters, strict: None, deferred: false, input: None }
 }
 
 fn text(tokenizer: &Tokenizer, conversation: &Conversation) -> String {

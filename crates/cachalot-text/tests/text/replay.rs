@@ -13,6 +13,7 @@ fn asking(thinking: bool) -> Conversation {
         parameters: Json::new("{}").unwrap(),
         strict: None,
         deferred: false,
+        input: None,
     };
     Conversation { messages: vec![Message::user("a")], tools: vec![tool], thinking, ..Conversation::default() }
 }
