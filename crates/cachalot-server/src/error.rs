@@ -4,6 +4,7 @@
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
+use cachalot_engine::sampling::SamplingError;
 use cachalot_engine::scheduler::{JobError, SubmitError};
 use cachalot_engine::session::GenerateError;
 use cachalot_text::prompt::PromptError;
@@ -226,6 +227,7 @@ impl From<RequestError> for ApiError {
         let message = error.to_string();
         match error {
             RequestError::Internal(_) => Self::new(Kind::Internal, message),
+            RequestError::Field { field, .. } => Self::field(field, message),
             RequestError::Unsupported { field, .. } => Self::field(field, message).with_code("unsupported_parameter"),
             _ => Self::invalid(message),
         }
@@ -247,11 +249,22 @@ impl From<ContextOverflow> for ApiError {
     }
 }
 
+impl From<SamplingError> for ApiError {
+    fn from(error: SamplingError) -> Self {
+        let message = error.to_string();
+        match error {
+            SamplingError::OutOfRange { name, .. } => Self::field(name, message),
+            _ => Self::invalid(message),
+        }
+    }
+}
+
 impl From<GenerateError> for ApiError {
     fn from(error: GenerateError) -> Self {
         let message = error.to_string();
         match error {
-            GenerateError::EmptyPrompt | GenerateError::Sampling(_) => Self::invalid(message),
+            GenerateError::Sampling(error) => error.into(),
+            GenerateError::EmptyPrompt => Self::invalid(message),
             GenerateError::PromptTooLong { .. } => Self::invalid(message).with_code("context_length_exceeded"),
             _ => Self::new(Kind::Internal, message),
         }

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use cachalot_text::constraint::MAX_TOOLS;
+
 use crate::gate::Keys;
 
 /// The port where none is given.
@@ -63,14 +65,14 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Fields of a request's head.
     pub head_fields: usize,
-    /// Messages, or input items, of a request.
+    /// Messages, their blocks, or input items of a request.
     pub messages: usize,
     /// Tools of a request.
     pub tools: usize,
-    /// Bytes of a tool's schema or of a response format's.
-    pub schema_bytes: usize,
-    /// Levels of such a schema.
-    pub schema_depth: usize,
+    /// Images of a request.
+    pub images: usize,
+    /// Bytes of an image.
+    pub image_bytes: usize,
     /// Prompts of a completion request.
     pub prompts: usize,
     /// Log-probabilities of prompt tokens that a completion request may ask for, alternatives included.
@@ -96,9 +98,9 @@ impl Default for Limits {
             head_bytes: 64 << 10,
             head_fields: 100,
             messages: 20_000,
-            tools: 1_000,
-            schema_bytes: 512 << 10,
-            schema_depth: 64,
+            tools: MAX_TOOLS,
+            images: 64,
+            image_bytes: 8 << 20,
             prompts: 128,
             prompt_logprobs: 1 << 20,
             connections: 512,

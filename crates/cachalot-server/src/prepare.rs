@@ -11,11 +11,11 @@ use axum::http::{self, HeaderValue};
 use cachalot_engine::scheduler::Job;
 use cachalot_engine::session::{Prefill, Request as EngineRequest};
 use cachalot_engine::{Constraint, SamplingChoice};
-use cachalot_text::conversation::{Content, Conversation, Message, ResponseFormat, Span};
+use cachalot_text::conversation::{Content, Conversation, Image, ImageSource, Message, Span};
 use cachalot_text::parser::{ParserOptions, StartState};
 use cachalot_text::prompt::{self, Prompt, SampledTurn};
 use cachalot_text::request::{self, Api, Request, RequestedSampling};
-use cachalot_text::sampling::{Mode, defaults, output_limit};
+use cachalot_text::sampling::{MAX_OUTPUT, Mode, defaults, output_limit};
 use tokio::sync::mpsc::Receiver;
 
 use crate::answer::Answer;
@@ -84,10 +84,8 @@ pub fn prepared(app: &App, api: Api, body: &str) -> Result<Prepared, ApiError> {
     if app.options.log_prompts {
         tracing::info!(body, "a prompt");
     }
-    check_limits(app, &request)?;
-    if !card.images {
-        refuse_images(&request.conversation)?;
-    }
+    check_limits(app, api, &request)?;
+    check_images(app, &request.conversation)?;
     request.conversation.effort_texts = card.effort_texts;
     let sampled = {
         let mut replays = app.replays.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,8 +107,11 @@ fn engine_request(
     let mode =
         Mode { thinking: conversation.thinking, tools: conversation.offers_tools(), effort: conversation.effort };
     let default = defaults(app.card.family(), mode).max_tokens;
-    let requested = request.sampling.max_tokens.map(|tokens| tokens as usize);
     let sampling = &request.sampling;
+    let (requested, default) = match sampling.longest {
+        true => (None, MAX_OUTPUT),
+        false => (sampling.max_tokens.map(|tokens| tokens as usize), default),
+    };
     Ok(EngineRequest {
         sampling: choice(sampling).resolve(app.card.family(), mode),
         max_tokens: output_limit(requested, default, prompt, app.card.context)?,
@@ -138,64 +139,24 @@ pub fn choice(given: &RequestedSampling) -> SamplingChoice {
     }
 }
 
-fn check_limits(app: &App, request: &Request) -> Result<(), ApiError> {
+/// How large a schema may be is the grammars' affair.
+fn check_limits(app: &App, api: Api, request: &Request) -> Result<(), ApiError> {
     let limits = &app.options.limits;
-    let conversation = &request.conversation;
-    let too_many = |what: &str, found: usize, most: usize| {
-        ApiError::field(what, format!("{found} {what}; this server takes at most {most}"))
+    let (messages, tools) = (request.conversation.messages.len(), request.conversation.tools.len());
+    let too_many = |field: &str, what: &str, found: usize, most: usize| {
+        Err(ApiError::field(field, format!("{found} {what}; this server takes at most {most}")))
     };
-    if conversation.messages.len() > limits.messages {
-        return Err(too_many("messages", conversation.messages.len(), limits.messages));
+    if messages > limits.messages {
+        return match api {
+            Api::Chat => too_many("messages", "messages", messages, limits.messages),
+            Api::Messages => too_many("messages", "messages and blocks of messages", messages, limits.messages),
+            Api::Responses => too_many("input", "input items", messages, limits.messages),
+        };
     }
-    if conversation.tools.len() > limits.tools {
-        return Err(too_many("tools", conversation.tools.len(), limits.tools));
-    }
-    let updated = conversation.messages.iter().flat_map(|message| match message {
-        Message::System { updated_tools, .. } => updated_tools.as_slice(),
-        _ => &[],
-    });
-    for tool in conversation.tools.iter().chain(updated) {
-        check_schema(app, &format!("the schema of tool {:?}", tool.name), tool.parameters.as_str())?;
-    }
-    match &conversation.response_format {
-        ResponseFormat::JsonSchema(schema) => check_schema(app, "the schema of response_format", schema.as_str()),
-        _ => Ok(()),
-    }
-}
-
-fn check_schema(app: &App, what: &str, schema: &str) -> Result<(), ApiError> {
-    let limits = &app.options.limits;
-    if schema.len() > limits.schema_bytes {
-        let message = format!("{what} has {} bytes; this server takes at most {}", schema.len(), limits.schema_bytes);
-        return Err(ApiError::invalid(message).with_code("schema_too_large"));
-    }
-    let depth = depth(schema);
-    if depth > limits.schema_depth {
-        let message =
-            format!("{what} is nested {depth} levels deep; this server takes at most {}", limits.schema_depth);
-        return Err(ApiError::invalid(message).with_code("schema_too_deep"));
+    if tools > limits.tools {
+        return too_many("tools", "tools", tools, limits.tools);
     }
     Ok(())
-}
-
-/// How deeply a JSON text is nested.
-fn depth(json: &str) -> usize {
-    let (mut depth, mut deepest) = (0usize, 0);
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
 }
 
 /// What the answer must be. What cannot be ensured is refused by its place in the request.
@@ -208,8 +169,9 @@ fn constraint(app: &App, api: Api, request: &Request, start: StartState) -> Resu
     let made = app.card.constraints.for_conversation(&request.conversation, start, request.constraint.as_ref());
     let constraint = made.map_err(|error| {
         let message = error.to_string().replacen("response_format", format, 1);
-        let field = if message.starts_with("tools") { "tools" } else { format };
-        ApiError::field(field, message).with_code("unsupported_parameter")
+        // What is said of a tool begins with its place.
+        let place = message.split([' ', ':']).next().filter(|place| place.starts_with("tools"));
+        ApiError::field(place.unwrap_or(format).to_owned(), message).with_code("unsupported_parameter")
     })?;
     for note in constraint.iter().flat_map(Constraint::notes) {
         tracing::debug!(note, "not enforced");
@@ -218,7 +180,8 @@ fn constraint(app: &App, api: Api, request: &Request, start: StartState) -> Resu
 }
 
 /// Images are refused by where they stand in the request.
-fn refuse_images(conversation: &Conversation) -> Result<(), ApiError> {
+fn check_images(app: &App, conversation: &Conversation) -> Result<(), ApiError> {
+    let limits = &app.options.limits;
     let contents = conversation.messages.iter().filter_map(|message| match message {
         Message::System { content, .. }
         | Message::Developer { content }
@@ -226,16 +189,39 @@ fn refuse_images(conversation: &Conversation) -> Result<(), ApiError> {
         | Message::Tool { content, .. } => Some(content),
         Message::Assistant { .. } | Message::LatestReminder { .. } => None,
     });
-    for Content { spans } in contents {
-        for span in spans {
-            if let Span::Image(image) = span {
-                let path = image.path.trim_start_matches('.');
-                let message = format!("{path}: this server cannot look at images; send text only");
-                return Err(ApiError::field(path, message).with_code("image_not_supported"));
-            }
-        }
+    let images = contents.flat_map(|Content { spans }| spans).filter_map(|span| match span {
+        Span::Image(image) => Some(image),
+        Span::Text(_) => None,
+    });
+    let images: Vec<&Image> = images.collect();
+    let refused = |image: &Image, code: &'static str, problem: String| {
+        let path = image.path.trim_start_matches('.');
+        Err(ApiError::field(path, format!("{path}: {problem}")).with_code(code))
+    };
+    if let Some(image) = images.get(limits.images) {
+        let problem = format!("{} images; this server takes at most {}", images.len(), limits.images);
+        return refused(image, "too_many_images", problem);
     }
-    Ok(())
+    if let Some(image) = images.iter().find(|image| size(image) > limits.image_bytes) {
+        let problem = format!("an image of {} bytes; this server takes at most {}", size(image), limits.image_bytes);
+        return refused(image, "image_too_large", problem);
+    }
+    match images.first().filter(|_| !app.card.images) {
+        Some(image) => {
+            refused(image, "image_not_supported", "this server cannot look at images; send text only".to_owned())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Bytes of an image that a request brings.
+fn size(image: &Image) -> usize {
+    match &image.source {
+        ImageSource::Bytes(data) => data.len(),
+        // Base64 has four characters for three bytes.
+        ImageSource::DataUrl(url) => url.split_once(',').map_or(0, |(_, data)| data.len() / 4 * 3),
+        ImageSource::Url(_) => 0,
+    }
 }
 
 impl Prepared {
@@ -327,12 +313,6 @@ pub fn ignored_header(ignored: &[String]) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn depth_counts_brackets_outside_of_strings() {
-        assert_eq!(depth("1"), 0);
-        assert_eq!(depth(r#"{"a": [{"b": "[[[{\"[["}], "c": []}"#), 3);
-    }
 
     #[test]
     fn the_header_of_what_was_dropped_is_printable_and_short() {

@@ -5,7 +5,7 @@ import { byId, el, iconButton, relabel } from './dom.js';
 import { grow } from './message.js';
 
 const TYPES = ['image/png', 'image/jpeg', 'image/gif', 'image/webp'];
-const IMAGE_BYTES_AT_MOST = 20_000_000;
+const IMAGE_BYTES_AT_MOST = 8_000_000;
 
 export class Composer {
   #form = byId('composer');

@@ -9,7 +9,7 @@ pub mod responses;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Response, header};
 use cachalot_engine::chat::TokenLogProbs;
-use cachalot_text::Tokenizer;
+use cachalot_text::{Tokenizer, request};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -45,9 +45,9 @@ pub fn model_name(app: &App, asked: Option<String>) -> Result<String, ApiError> 
 /// Reads what the server needs of a body.
 ///
 /// # Errors
-/// Says where the JSON is wrong.
+/// Says which field is wrong.
 pub fn parse<'b, T: Deserialize<'b>>(body: &'b str) -> Result<T, ApiError> {
-    serde_json::from_str(body).map_err(|error| ApiError::invalid(format!("the body is not as it should be: {error}")))
+    Ok(request::parse(body)?)
 }
 
 /// A JSON response.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Response};
+use cachalot_text::request::Api;
 use cachalot_text::sampling::MAX_OUTPUT;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -42,30 +43,13 @@ pub struct Model {
     max_completion_tokens: usize,
     input_modalities: &'static [&'static str],
     output_modalities: [&'static str; 1],
-    supported_parameters: &'static [&'static str],
+    supported_parameters: Vec<&'static str>,
 }
 
-/// Parameters that are carried out.
-const SUPPORTED: [&str; 18] = [
-    "frequency_penalty",
-    "logprobs",
-    "max_tokens",
-    "min_p",
-    "parallel_tool_calls",
-    "presence_penalty",
-    "reasoning",
-    "reasoning_effort",
-    "repetition_penalty",
-    "seed",
-    "stop",
-    "temperature",
-    "thinking",
-    "tool_choice",
-    "tools",
-    "top_k",
-    "top_logprobs",
-    "top_p",
-];
+/// Of the fields that are carried out, those that say how to answer rather than what.
+fn parameters() -> Vec<&'static str> {
+    Api::Chat.fields().filter(|name| !["messages", "model", "n", "stream", "stream_options"].contains(name)).collect()
+}
 
 fn model(card: &ModelCard, id: &str) -> Model {
     Model {
@@ -80,7 +64,7 @@ fn model(card: &ModelCard, id: &str) -> Model {
         max_completion_tokens: MAX_OUTPUT.min(card.context),
         input_modalities: if card.images { &["text", "image"] } else { &["text"] },
         output_modalities: ["text"],
-        supported_parameters: &SUPPORTED,
+        supported_parameters: parameters(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The vendor's own error messages (protocol.md 5.8), and the form that each API gives them.
 
+use cachalot_server::{Limits, ServerOptions};
 use cachalot_text::Family;
 use serde_json::json;
 
@@ -107,6 +108,91 @@ fn images_are_refused_by_where_they_stand() {
 }
 
 #[test]
+fn images_have_limits() {
+    let limits = Limits { images: 2, image_bytes: 300, ..Limits::default() };
+    let (server, _playback) = playing(Family::V41, ServerOptions { limits, ..ServerOptions::default() });
+    let image = |bytes: usize| {
+        let url = format!("data:image/png;base64,{}", "A".repeat(bytes / 3 * 4));
+        json!({"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]})
+    };
+    for (messages, code, place) in [
+        (vec![image(30), image(30), image(30)], "too_many_images", "messages[2]"),
+        (vec![image(30), image(330)], "image_too_large", "messages[1]"),
+        (vec![image(30), image(300)], "image_not_supported", "messages[0]"),
+    ] {
+        let error =
+            post(server.address, "/v1/chat/completions", &json!({"messages": messages})).json()["error"].clone();
+        assert_eq!((&error["code"], &error["param"]), (&json!(code), &json!(place)), "{error}");
+    }
+}
+
+#[test]
+fn schemas_have_limits_and_their_tool_is_named() {
+    let (server, _playback) = playing(Family::V41, Default::default());
+    let nested = |levels: usize| {
+        let mut schema = json!({"type": "string"});
+        for _ in 0..levels {
+            schema = json!({"type": "object", "properties": {"p": schema}});
+        }
+        schema
+    };
+    let ask = |name: &str, schema: serde_json::Value| {
+        let tool = json!({"type": "function", "function": {"name": name, "parameters": schema}});
+        post(
+            server.address,
+            "/v1/chat/completions",
+            &json!({"messages": [{"role": "user", "content": "x"}], "tools": [tool]}),
+        )
+    };
+    let long = json!({"type": "object", "description": "x".repeat(1 << 20)});
+    for (name, schema, part) in
+        [("long", long, "too long, in bytes; at most 1048576"), ("deep", nested(52), "nested too deeply; at most 48")]
+    {
+        let reply = ask(name, schema);
+        assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("tools[0].parameters")), "{reply:?}");
+        assert!(reply.message().contains(part) && reply.message().contains(name), "{reply:?}");
+    }
+    // More than the reader of JSON takes.
+    let reply = ask("deeper", nested(70));
+    assert_eq!(&reply.json()["error"]["param"], "tools[0].function.parameters.properties.p");
+    assert!(reply.message().contains("127 levels"), "{reply:?}");
+}
+
+#[test]
+fn errors_name_the_field_in_every_api() {
+    let (server, playback) = playing(Family::V41, Default::default());
+    for (path, base, field, value) in [
+        ("/v1/chat/completions", json!({"messages": []}), "seed", json!(-1)),
+        ("/v1/chat/completions", json!({"messages": []}), "stop", json!(5)),
+        ("/v1/chat/completions", json!({"messages": []}), "model", json!(5)),
+        ("/v1/completions", json!({"prompt": "x"}), "prompt", json!({"a": 1})),
+        ("/v1/completions", json!({"prompt": "x"}), "stop", json!(5)),
+        ("/v1/completions", json!({"prompt": "x"}), "max_tokens", json!(-1)),
+        ("/v1/completions", json!({"prompt": "x"}), "seed", json!(1u64 << 63)),
+        ("/v1/completions", json!({"prompt": "x"}), "top_k", json!(-5)),
+        ("/v1/completions", json!({"prompt": "x"}), "tfs_z", json!(0.5)),
+        ("/v1/completions", json!({"prompt": "x"}), "frequency_penalty", json!(3)),
+        ("/v1/completions", json!({"prompt": "x"}), "prompt_logprobs", json!(1)),
+        ("/v1/responses", json!({"input": "x"}), "store", json!("x")),
+        ("/v1/responses", json!({"input": "x"}), "max_output_tokens", json!(0)),
+        ("/v1/responses", json!({"input": "x"}), "seed", json!("x")),
+        ("/v1/responses", json!({"input": "x"}), "n", json!(2)),
+        ("/v1/messages", json!({"messages": []}), "seed", json!("x")),
+    ] {
+        let mut body = base;
+        body[field] = value;
+        let reply = post(server.address, path, &body);
+        assert_eq!(reply.status, 400, "{path} {field}: {reply:?}");
+        assert!(reply.message().contains(field), "{path} {field}: {reply:?}");
+        // Messages has no place for it.
+        if path != "/v1/messages" {
+            assert_eq!(reply.json()["error"]["param"], field, "{path} {field}: {reply:?}");
+        }
+    }
+    assert_eq!(playback.asked(), 0);
+}
+
+#[test]
 fn errors_take_the_form_of_their_api() {
     let (server, _playback) = playing(Family::V41, Default::default());
     let reply = post(server.address, "/anthropic/v1/messages", &json!({"model": "nope", "messages": []}));
@@ -133,4 +219,20 @@ fn a_prompt_that_does_not_fit_has_the_code_that_programs_look_for() {
     let reply = post(server.address, "/v1/chat/completions", &body);
     assert_eq!((reply.status, &reply.json()["error"]["code"]), (400, &json!("context_length_exceeded")));
     assert!(reply.message().starts_with("This model's maximum context length is 131072 tokens."), "{reply:?}");
+}
+
+#[test]
+fn messages_that_want_more_tokens_than_there_are_get_as_many_as_fit() {
+    let (server, playback) = playing(Family::V41, Default::default());
+    playback.plays(&[633]);
+    let ask = |tokens: u64| {
+        let body = json!({"messages": [{"role": "user", "content": "hi"}], "max_tokens": tokens});
+        post(server.address, "/v1/messages", &body)
+    };
+    let reply = ask(1_000_000_000);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let (prompt, request) = playback.last_asked();
+    assert_eq!(prompt.len() + request.max_tokens, 131_072);
+    // What could have been meant is refused if it does not fit.
+    assert!(ask(131_072).message().starts_with("This model's maximum context length"));
 }

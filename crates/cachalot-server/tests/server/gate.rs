@@ -117,15 +117,7 @@ fn every_response_is_named_and_safe_to_show() {
 
 #[test]
 fn what_is_too_much_is_refused_by_name() {
-    let limits = Limits {
-        body_bytes: 4000,
-        messages: 3,
-        tools: 2,
-        schema_bytes: 300,
-        schema_depth: 5,
-        prompts: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { body_bytes: 4000, messages: 3, tools: 2, prompts: 2, ..Limits::default() };
     let (server, playback) = playing(Family::V41, ServerOptions { limits, ..ServerOptions::default() });
     playback.plays(&[633]);
     let refused = |path: &str, body: Value, part: &str| {
@@ -139,14 +131,11 @@ fn what_is_too_much_is_refused_by_name() {
     let empty = json!({"type": "object"});
     let tools = [tool("a", empty.clone()), tool("b", empty.clone()), tool("c", empty)];
     refused("/v1/chat/completions", json!({"messages": [message], "tools": tools}), "3 tools");
-    let long = json!({"type": "object", "description": "x".repeat(300)});
-    refused("/v1/chat/completions", json!({"messages": [message], "tools": [tool("long", long)]}), "\"long\" has");
-    let mut deep = json!({"type": "string"});
-    for _ in 0..4 {
-        deep = json!({"type": "object", "properties": {"p": deep}});
-    }
-    refused("/v1/chat/completions", json!({"messages": [message], "tools": [tool("deep", deep)]}), "levels deep");
     refused("/v1/completions", json!({"prompt": ["a", "b", "c"]}), "too many prompts");
+    let block = json!({"type": "text", "text": "hi"});
+    let blocks = json!([{"role": "user", "content": [block, block, block, block]}]);
+    refused("/v1/messages", json!({"messages": blocks}), "4 messages and blocks");
+    refused("/v1/responses", json!({"input": [message, message, message, message]}), "4 input items");
 
     let reply = post(server.address, "/v1/chat/completions", &chat(&"x".repeat(5000)));
     assert_eq!(reply.status, 413);
@@ -433,5 +422,10 @@ fn the_model_answers_to_its_names() {
     }
     let model = get(server.address, "/v1/models/alias").json();
     assert_eq!((&model["id"], &model["context_length"]), (&json!("alias"), &json!(131_072)));
+    let parameters = model["supported_parameters"].as_array().unwrap();
+    for (name, supported) in [("response_format", true), ("structured_outputs", true), ("top_k", true), ("echo", false)]
+    {
+        assert_eq!(parameters.contains(&json!(name)), supported, "{name}");
+    }
     assert_eq!(get(server.address, "/v1/models/llama").status, 404);
 }

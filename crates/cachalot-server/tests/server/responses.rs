@@ -43,6 +43,29 @@ fn a_conversation_goes_on_from_a_kept_response() {
 }
 
 #[test]
+fn items_may_be_referred_to_and_have_ids() {
+    let (server, playback) = playing(Family::V41, Default::default());
+    playback.plays(&written(Family::V41, "The first answer."));
+    let first = json!({"input": "First question", "reasoning": {"effort": "none"}, "presence_penalty": 0.5});
+    let first = post(server.address, "/v1/responses", &first).json();
+    assert_eq!((&first["presence_penalty"], &first["frequency_penalty"]), (&json!(0.5), &json!(0.0)));
+    let id = first["id"].as_str().unwrap();
+    let items = get(server.address, &format!("/v1/responses/{id}/input_items")).json();
+    assert_eq!(items["first_id"], items["data"][0]["id"]);
+    let refer = |id: &Value| json!({"type": "item_reference", "id": id});
+    let question = json!({"role": "user", "content": "Second"});
+    let input = json!([refer(&items["data"][0]["id"]), refer(&first["output"][0]["id"]), question]);
+    let reply = post(server.address, "/v1/responses", &json!({"input": input, "reasoning": {"effort": "none"}}));
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let text = prompt(&playback);
+    let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("no {part:?} in {text}"));
+    assert!(place("First question") < place("The first answer.") && place("The first answer.") < place("Second"));
+    let reply = post(server.address, "/v1/responses", &json!({"input": [refer(&json!("msg_resp_x_0")), question]}));
+    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("input[0]")));
+    assert!(reply.message().contains("msg_resp_x_0"), "{reply:?}");
+}
+
+#[test]
 fn nothing_is_kept_against_a_clients_will() {
     let (server, playback) = playing(Family::V41, Default::default());
     playback.plays(&[633]);

@@ -1,8 +1,8 @@
 //! The fields of a body: which decide the answer, which are for hosts, and which nobody here knows (protocol.md section 5).
 //!
-//! Owns the lists, our own sampling fields, and the tools that only a host could carry out. Refuses fields that would
-//! change the answer and are not carried out: an answer to another question than was asked is worse than none. What is
-//! dropped is reported, so that a client can be told.
+//! Owns the one list of them for all APIs, and our own sampling fields. Refuses a field that would change the answer and is
+//! not carried out: an answer to another question than was asked is worse than none. What is dropped is reported, so that
+//! a client can be told.
 
 use serde_json::{Map, Value, json};
 
@@ -10,98 +10,101 @@ use super::{Api, RequestError};
 
 type Fields = Map<String, Value>;
 
-/// What the fields say besides what the vendor's library reads.
-#[derive(Debug, Default)]
-pub(super) struct Extras {
-    /// Names of what was dropped.
-    pub ignored: Vec<String>,
-    /// Only this many of the most likely tokens; 0 for all.
-    pub top_k: Option<u32>,
-    /// Least probability relative to the best token's.
-    pub min_p: Option<f32>,
-    /// Divides the logits of tokens seen.
-    pub repetition_penalty: Option<f32>,
-    /// At most one call.
-    pub one_call: bool,
-    /// Custom tools that were turned into functions.
-    pub custom_tools: Vec<String>,
-}
+const CHAT: u8 = 1;
+const MESSAGES: u8 = 2;
+const RESPONSES: u8 = 4;
+const COMPLETIONS: u8 = 8;
+const CONVERSATIONS: u8 = CHAT | MESSAGES | RESPONSES;
+const ALL: u8 = CONVERSATIONS | COMPLETIONS;
+const NONE: u8 = 0;
 
-/// Fields that decide the answer and are carried out, by the vendor's library, by `lenient`, here or by the server.
-fn carried_out(api: Api) -> &'static [&'static str] {
-    match api {
-        Api::Chat => &[
-            "add_generation_prompt",
-            "chat_template_kwargs",
-            "continue_final_message",
-            "frequency_penalty",
-            "logprobs",
-            "max_completion_tokens",
-            "max_tokens",
-            "messages",
-            "min_p",
-            "model",
-            "n",
-            "parallel_tool_calls",
-            "presence_penalty",
-            "reasoning_effort",
-            "repetition_penalty",
-            "response_format",
-            "seed",
-            "stop",
-            "stream",
-            "stream_options",
-            "structured_outputs",
-            "temperature",
-            "thinking",
-            "tool_choice",
-            "tools",
-            "top_k",
-            "top_logprobs",
-            "top_p",
-        ],
-        Api::Messages => &[
-            "max_tokens",
-            "messages",
-            "min_p",
-            "model",
-            "output_config",
-            "repetition_penalty",
-            "seed",
-            "stop_sequences",
-            "stream",
-            "system",
-            "temperature",
-            "thinking",
-            "tool_choice",
-            "tools",
-            "top_k",
-            "top_p",
-        ],
-        Api::Responses => &[
-            "include",
-            "input",
-            "instructions",
-            "max_output_tokens",
-            "min_p",
-            "model",
-            "parallel_tool_calls",
-            "previous_response_id",
-            "reasoning",
-            "repetition_penalty",
-            "seed",
-            "store",
-            "stream",
-            "temperature",
-            "text",
-            "tool_choice",
-            "tools",
-            "top_k",
-            "top_logprobs",
-            "top_p",
-        ],
-    }
-}
+/// Fields that decide the answer, with the APIs that carry them out. Any other API refuses them, unless they ask for
+/// nothing (see [`asks_nothing`]).
+const FIELDS: [(&str, u8); 83] = [
+    ("add_generation_prompt", NONE),
+    ("allowed_token_ids", NONE),
+    ("audio", NONE),
+    ("background", NONE),
+    ("bad_words", NONE),
+    ("best_of", NONE),
+    ("chat_template", NONE),
+    ("chat_template_kwargs", CHAT),
+    ("continue_final_message", CHAT),
+    ("conversation", NONE),
+    ("documents", NONE),
+    ("dry_multiplier", NONE),
+    ("echo", COMPLETIONS),
+    ("enable_thinking", CHAT),
+    ("frequency_penalty", ALL),
+    ("function_call", NONE),
+    ("functions", NONE),
+    ("grammar", NONE),
+    ("guided_choice", NONE),
+    ("guided_grammar", NONE),
+    ("guided_json", NONE),
+    ("guided_regex", NONE),
+    ("ignore_eos", NONE),
+    ("include", RESPONSES),
+    ("include_stop_str_in_output", NONE),
+    ("input", RESPONSES),
+    ("instructions", RESPONSES),
+    ("json_schema", NONE),
+    ("length_penalty", NONE),
+    ("logit_bias", NONE),
+    ("logits_processors", NONE),
+    ("logprobs", CHAT | COMPLETIONS),
+    ("max_completion_tokens", CHAT),
+    ("max_output_tokens", RESPONSES),
+    ("max_tokens", CHAT | MESSAGES | COMPLETIONS),
+    ("max_tool_calls", NONE),
+    ("messages", CHAT | MESSAGES),
+    ("min_p", ALL),
+    ("min_tokens", NONE),
+    ("mirostat", NONE),
+    ("modalities", NONE),
+    ("model", ALL),
+    ("n", CHAT | COMPLETIONS),
+    ("output_config", MESSAGES),
+    ("output_format", MESSAGES),
+    ("parallel_tool_calls", CHAT | RESPONSES),
+    ("presence_penalty", ALL),
+    ("previous_response_id", RESPONSES),
+    ("prompt", COMPLETIONS),
+    ("prompt_logprobs", NONE),
+    ("reasoning", CHAT | RESPONSES),
+    ("reasoning_effort", CHAT),
+    ("repeat_penalty", ALL),
+    ("repetition_penalty", ALL),
+    ("response_format", CHAT),
+    ("seed", ALL),
+    ("skip_special_tokens", NONE),
+    ("stop", CHAT | COMPLETIONS),
+    ("stop_sequences", MESSAGES),
+    ("stop_token_ids", NONE),
+    ("store", RESPONSES),
+    ("stream", ALL),
+    ("stream_options", CHAT | COMPLETIONS),
+    ("structured_outputs", CHAT),
+    ("suffix", COMPLETIONS),
+    ("system", MESSAGES),
+    ("temperature", ALL),
+    ("text", RESPONSES),
+    ("tfs_z", NONE),
+    ("thinking", CHAT | MESSAGES),
+    ("tool_choice", CONVERSATIONS),
+    ("tools", CONVERSATIONS),
+    ("top_a", NONE),
+    ("top_k", ALL),
+    ("top_logprobs", CHAT | RESPONSES),
+    ("top_n_sigma", NONE),
+    ("top_p", ALL),
+    ("truncate_prompt_tokens", NONE),
+    ("typical", NONE),
+    ("typical_p", NONE),
+    ("use_beam_search", NONE),
+    ("xtc_probability", NONE),
+    ("xtc_threshold", NONE),
+];
 
 /// Fields for hosts, which say nothing about the answer.
 const HOSTING: [&str; 16] = [
@@ -123,223 +126,187 @@ const HOSTING: [&str; 16] = [
     "user",
 ];
 
-/// Fields that would change the answer and are not carried out. Absent, null, false, 0 and empty values ask for nothing.
-const REFUSED: [&str; 32] = [
-    "allowed_token_ids",
-    "audio",
-    "background",
-    "bad_words",
-    "best_of",
-    "conversation",
-    "dry_multiplier",
-    "function_call",
-    "functions",
-    "grammar",
-    "guided_choice",
-    "guided_grammar",
-    "guided_json",
-    "guided_regex",
-    "ignore_eos",
-    "include_stop_str_in_output",
-    "json_schema",
-    "length_penalty",
-    "logit_bias",
-    "logits_processors",
-    "max_tool_calls",
-    "min_tokens",
-    "mirostat",
-    "output_format",
-    "prompt",
-    "prompt_logprobs",
-    "stop_token_ids",
-    "suffix",
-    "tfs_z",
-    "typical_p",
-    "use_beam_search",
-    "xtc_probability",
+/// Fields that are objects, with what is carried out of them; the rest is dropped.
+const OBJECTS: [(&str, u8, &[&str]); 6] = [
+    ("chat_template_kwargs", CHAT, &["enable_thinking", "reasoning_effort", "thinking"]),
+    ("output_config", MESSAGES, &["effort", "format"]),
+    ("reasoning", CHAT, &["effort", "enabled"]),
+    ("reasoning", RESPONSES, &["effort", "generate_summary", "summary"]),
+    ("text", RESPONSES, &["format"]),
+    ("thinking", CHAT | MESSAGES, &["budget_tokens", "type"]),
 ];
 
-/// Read and strip what the vendor's library does not know.
-pub(super) fn take(api: Api, fields: &mut Fields) -> Result<Extras, RequestError> {
-    let mut extras = Extras::default();
+impl Api {
+    fn bit(self) -> u8 {
+        match self {
+            Self::Chat => CHAT,
+            Self::Messages => MESSAGES,
+            Self::Responses => RESPONSES,
+        }
+    }
+
+    /// Names of the fields that decide the answer and are carried out.
+    pub fn fields(self) -> impl Iterator<Item = &'static str> {
+        FIELDS.iter().filter(move |(_, apis)| apis & self.bit() != 0).map(|(name, _)| *name)
+    }
+}
+
+/// Sampling fields that every API has and the vendor's library does not know, or knows in Chat only.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sampling {
+    pub top_k: Option<u32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    pub seed: Option<u64>,
+}
+
+/// Checks the fields of a conversation; names what is dropped.
+pub(super) fn conversation(api: Api, fields: &mut Fields, ignored: &mut Vec<String>) -> Result<Sampling, RequestError> {
+    let sampling = common(api.bit(), fields, ignored)?;
+    // The vendor's library knows these only in Chat, where the words are its own.
+    if api != Api::Chat {
+        for name in ["frequency_penalty", "presence_penalty"] {
+            number(fields, name, "[-2, 2]", |value| (-2.0..=2.0).contains(&value))?;
+        }
+    }
+    for (name, apis, known) in OBJECTS {
+        if apis & api.bit() == 0 {
+            continue;
+        }
+        match fields.get(name) {
+            None | Some(Value::Null) => {}
+            Some(Value::Object(given)) => {
+                let unknown = given.iter().filter(|(key, value)| !value.is_null() && !known.contains(&key.as_str()));
+                ignored.extend(unknown.map(|(key, _)| format!("{name}.{key}")));
+            }
+            Some(_) => return Err(invalid(name, "expected an object")),
+        }
+    }
+    Ok(sampling)
+}
+
+/// Checks the fields of a request for raw completions; returns the names of those that are dropped.
+///
+/// # Errors
+/// A field that is not carried out or out of range.
+pub fn check_completion(fields: &mut Fields) -> Result<Vec<String>, RequestError> {
+    let mut ignored = Vec::new();
+    common(COMPLETIONS, fields, &mut ignored)?;
+    Ok(ignored)
+}
+
+fn common(api: u8, fields: &mut Fields, ignored: &mut Vec<String>) -> Result<Sampling, RequestError> {
     for (name, value) in fields.iter() {
-        let name = name.as_str();
-        if carried_out(api).contains(&name) || HOSTING.contains(&name) || value.is_null() {
-            continue;
-        }
-        if name == "modalities" && *value == json!(["text"]) || name == "best_of" && *value == 1 {
-            continue;
-        }
-        if name == "modalities" || REFUSED.contains(&name) {
-            if !asks_nothing(value) {
-                return Err(unsupported(name, "this server does not carry it out; leave it out"));
+        let apis = FIELDS.iter().find(|(known, _)| known == name).map(|(_, apis)| apis & api);
+        match apis {
+            _ if value.is_null() || HOSTING.contains(&name.as_str()) => {}
+            None => ignored.push(name.clone()),
+            Some(NONE) if !asks_nothing(name, value, fields) => {
+                let why = "this server does not carry it out here; leave it out".to_owned();
+                return Err(RequestError::Unsupported { field: name.clone(), why });
             }
-            continue;
-        }
-        extras.ignored.push(name.to_owned());
-    }
-    sampling(fields, &mut extras)?;
-    match api {
-        Api::Chat => {
-            extras.one_call = fields.get("parallel_tool_calls") == Some(&Value::Bool(false));
-            continue_final_message(fields);
-            if let Some(Value::Array(tools)) = fields.get_mut("tools") {
-                keep_tools(tools, &mut extras.ignored, |kind| matches!(kind, None | Some("function")));
-            }
-        }
-        Api::Messages => messages(fields, &mut extras),
-        Api::Responses => {
-            extras.one_call = fields.get("parallel_tool_calls") == Some(&Value::Bool(false));
-            responses(fields, &mut extras);
+            Some(_) => {}
         }
     }
-    Ok(extras)
-}
-
-fn unsupported(field: &str, why: &str) -> RequestError {
-    RequestError::Unsupported { field: field.to_owned(), why: why.to_owned() }
-}
-
-fn asks_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Number(number) => number.as_f64() == Some(0.0),
-        Value::String(text) => text.is_empty() || text == "none",
-        Value::Array(values) => values.is_empty(),
-        Value::Object(values) => values.is_empty(),
-        Value::Bool(true) => false,
-    }
-}
-
-/// Our own sampling fields, which other local servers have, too.
-fn sampling(fields: &mut Fields, extras: &mut Extras) -> Result<(), RequestError> {
-    let invalid = |name: &str, range: &str| {
-        RequestError::Invalid(format!("Invalid {name} value, the valid range of {name} is {range}"))
+    rename(fields, "repeat_penalty", "repetition_penalty");
+    // -1 is how some servers spell "all of them".
+    let top_k = number(fields, "top_k", "an integer from 0, or -1", |value| {
+        value.fract() == 0.0 && (-1.0..=f64::from(i32::MAX)).contains(&value)
+    })?;
+    let min_p = number(fields, "min_p", "[0, 1]", |value| (0.0..=1.0).contains(&value))?;
+    let penalty = number(fields, "repetition_penalty", "(0, 10]", |value| value > 0.0 && value <= 10.0)?;
+    let seed = match fields.get("seed") {
+        None | Some(Value::Null) => None,
+        Some(seed) => match seed.as_u64().filter(|seed| *seed < 1 << 63) {
+            Some(seed) => Some(seed),
+            None => return Err(out_of_range("seed", "[0, 2^63)")),
+        },
     };
-    let number = |name: &str, range: &str, valid: &dyn Fn(f64) -> bool| match fields.get(name) {
+    Ok(Sampling {
+        top_k: top_k.map(|value| value.max(0.0) as u32),
+        min_p: min_p.map(|value| value as f32),
+        repetition_penalty: penalty.map(|value| value as f32),
+        seed,
+    })
+}
+
+/// Whether a field that is not carried out may be there all the same: it says what holds without it.
+fn asks_nothing(name: &str, value: &Value, fields: &Fields) -> bool {
+    match name {
+        "best_of" | "length_penalty" | "n" | "tfs_z" | "typical" | "typical_p" => value.as_f64() == Some(1.0),
+        "top_n_sigma" => value.as_f64().is_some_and(|value| value <= 0.0),
+        // Only together with a probability.
+        "xtc_threshold" => true,
+        "logit_bias" => value.as_object().is_some_and(|biases| biases.values().all(|bias| bias.as_f64() == Some(0.0))),
+        "modalities" => *value == json!(["text"]),
+        "response_format" => value["type"] == "text",
+        "skip_special_tokens" | "parallel_tool_calls" => *value == true,
+        // An assistant's turn begins, unless the last one goes on.
+        "add_generation_prompt" => *value == (fields.get("continue_final_message") != Some(&true.into())),
+        "function_call" => value == "none" || value == "auto",
+        "enable_thinking" | "reasoning_effort" => false,
+        _ => match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            Value::String(text) => text.is_empty(),
+            Value::Array(values) => values.is_empty(),
+            Value::Object(values) => values.is_empty(),
+            Value::Bool(true) => false,
+        },
+    }
+}
+
+/// What is wrong with a field.
+pub(super) fn invalid(field: &str, problem: &str) -> RequestError {
+    RequestError::Field { field: field.to_owned(), message: format!("Invalid {field}: {problem}") }
+}
+
+/// In the words of the vendor's library.
+fn out_of_range(field: &str, range: &str) -> RequestError {
+    let message = format!("Invalid {field} value, the valid range of {field} is {range}");
+    RequestError::Field { field: field.to_owned(), message }
+}
+
+fn number(fields: &Fields, name: &str, range: &str, valid: impl Fn(f64) -> bool) -> Result<Option<f64>, RequestError> {
+    match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => match value.as_f64().filter(|value| valid(*value)) {
             Some(value) => Ok(Some(value)),
-            None => Err(invalid(name, range)),
+            None => Err(out_of_range(name, range)),
         },
-    };
-    // -1 is how some servers spell "all of them".
-    let top_k = number("top_k", "an integer from 0, or -1", &|value| {
-        value.fract() == 0.0 && (-1.0..=f64::from(i32::MAX)).contains(&value)
-    })?;
-    extras.top_k = top_k.map(|value| value.max(0.0) as u32);
-    extras.min_p = number("min_p", "[0, 1]", &|value| (0.0..=1.0).contains(&value))?.map(|value| value as f32);
-    let penalty = number("repetition_penalty", "(0, 10]", &|value| value > 0.0 && value <= 10.0)?;
-    extras.repetition_penalty = penalty.map(|value| value as f32);
-    Ok(())
+    }
 }
 
-/// What other servers call the vendor's `prefix` (5.3).
-fn continue_final_message(fields: &mut Fields) {
-    if fields.get("continue_final_message") == Some(&Value::Bool(true))
-        && let Some(Value::Array(messages)) = fields.get_mut("messages")
-        && let Some(Value::Object(last)) = messages.last_mut()
-        && last.get("role").is_some_and(|role| role == "assistant")
+/// A field that is true or false; `absent` if it is not there.
+pub(super) fn flag(fields: &Fields, name: &str, absent: bool) -> Result<bool, RequestError> {
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(absent),
+        Some(value) => value.as_bool().ok_or_else(|| invalid(name, "expected true or false")),
+    }
+}
+
+/// Gives `to` the value of `from` unless it has one.
+pub(super) fn rename(fields: &mut Fields, from: &str, to: &str) {
+    if let Some(value) = fields.shift_remove(from)
+        && fields.get(to).is_none_or(Value::is_null)
     {
-        last.insert("prefix".to_owned(), true.into());
+        fields.insert(to.to_owned(), value);
     }
 }
 
-/// Keep the tools whose `type` is among ours, and note the others.
-fn keep_tools(tools: &mut Vec<Value>, ignored: &mut Vec<String>, ours: impl Fn(Option<&str>) -> bool) -> Vec<String> {
-    let mut dropped = Vec::new();
-    let mut index = 0;
-    tools.retain(|tool| {
-        let kind = tool.get("type").and_then(Value::as_str);
-        let keep = !tool.is_object() || ours(kind);
-        if !keep {
-            ignored.push(format!("tools[{index}]:{}", kind.unwrap_or_default()));
-            dropped.extend(tool.get("name").and_then(Value::as_str).map(str::to_owned));
-        }
-        index += 1;
-        keep
-    });
-    dropped
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn messages(fields: &mut Fields, extras: &mut Extras) {
-    if let Some(choice) = fields.get("tool_choice") {
-        extras.one_call = choice.get("disable_parallel_tool_use") == Some(&Value::Bool(true));
-    }
-    if let Some(Value::Array(tools)) = fields.get_mut("tools") {
-        let dropped = keep_tools(tools, &mut extras.ignored, |kind| matches!(kind, None | Some("custom")));
-        let none_left = tools.is_empty() && !dropped.is_empty();
-        let chosen = fields.get("tool_choice").and_then(|choice| choice.get("name")).and_then(Value::as_str);
-        // A choice of what is not on offer: the model decides.
-        if none_left || chosen.is_some_and(|name| dropped.iter().any(|dropped| dropped == name)) {
-            fields.shift_remove("tool_choice");
+    #[test]
+    fn the_list_is_in_order_and_no_field_is_in_two_roles() {
+        assert!(FIELDS.is_sorted_by_key(|(name, _)| *name) && HOSTING.is_sorted());
+        for (name, apis) in FIELDS {
+            // What one API carries out may be a host's business in another.
+            assert!(apis != NONE || !HOSTING.contains(&name), "{name}");
         }
-        if none_left {
-            fields.shift_remove("tools");
+        for (name, apis, _) in OBJECTS {
+            assert!(FIELDS.iter().any(|(known, carried_out)| *known == name && carried_out & apis == apis), "{name}");
         }
     }
-    // What a host's tools left behind in the history: nothing here can have asked for it.
-    for message in fields.get_mut("messages").and_then(Value::as_array_mut).into_iter().flatten() {
-        let Some(Value::Array(blocks)) = message.get_mut("content") else { continue };
-        let ours = |block: &Value| match block.get("type").and_then(Value::as_str) {
-            Some("tool_result") => true,
-            Some(kind) => !(matches!(kind, "server_tool_use" | "mcp_tool_use") || kind.ends_with("_tool_result")),
-            None => true,
-        };
-        let all = blocks.len();
-        blocks.retain(ours);
-        if blocks.is_empty() && all > 0 {
-            blocks.push(json!({"type": "text", "text": ""}));
-        }
-    }
-}
-
-fn responses(fields: &mut Fields, extras: &mut Extras) {
-    if fields.get("text").and_then(|text| text.get("verbosity")).is_some_and(|verbosity| !verbosity.is_null()) {
-        extras.ignored.push("text.verbosity".to_owned());
-    }
-    let Some(Value::Array(tools)) = fields.get_mut("tools") else { return };
-    keep_tools(tools, &mut extras.ignored, |kind| {
-        matches!(kind, Some("function" | "namespace" | "custom" | "tool_search"))
-    });
-    for tool in tools.iter_mut().filter_map(Value::as_object_mut) {
-        if let Some(name) = custom_tool(tool) {
-            extras.custom_tools.push(name);
-        }
-    }
-    let none_left = tools.is_empty();
-    if let Some(Value::Object(choice)) = fields.get_mut("tool_choice") {
-        let kind = choice.get("type").and_then(Value::as_str).unwrap_or_default();
-        let ours = choice
-            .get("name")
-            .and_then(Value::as_str)
-            .is_some_and(|name| extras.custom_tools.iter().any(|custom| custom == name));
-        if kind == "custom" && ours {
-            choice.insert("type".to_owned(), "function".into());
-        } else if none_left || !matches!(kind, "function" | "custom" | "allowed_tools") {
-            extras.ignored.push("tool_choice".to_owned());
-            fields.shift_remove("tool_choice");
-        }
-    }
-}
-
-/// The vendor's library knows one custom tool, `apply_patch`. Any other becomes a function that takes its free text in one
-/// parameter, as that one does; its calls are reported as custom ones. Returns its name.
-fn custom_tool(tool: &mut Fields) -> Option<String> {
-    let name = tool.get("name").and_then(Value::as_str)?.to_owned();
-    if tool.get("type").is_none_or(|kind| kind != "custom") || name == "apply_patch" {
-        return None;
-    }
-    let mut description = tool.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
-    // The form of the text is not enforced; the model can at least read it.
-    if let Some(definition) = tool.get("format").and_then(|format| format.get("definition")).and_then(Value::as_str) {
-        description += &format!("\n\nThe input follows this grammar:\n{definition}");
-    }
-    let parameters = json!({"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]});
-    tool.clear();
-    tool.insert("type".to_owned(), "function".into());
-    tool.insert("name".to_owned(), name.clone().into());
-    tool.insert("description".to_owned(), description.into());
-    tool.insert("parameters".to_owned(), parameters);
-    Some(name)
 }

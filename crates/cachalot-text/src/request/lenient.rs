@@ -1,9 +1,11 @@
 //! Spellings that clients use and the vendor's library does not know (protocol.md 2.3, 2.8, 5.2, 5.3, 5.6, section 6).
 //!
-//! Owns edits of the JSON body before the vendor's conversion. Refuses a numeric effort out of range.
+//! Owns edits of the JSON body before the vendor's conversion. Refuses a numeric effort out of range, and switches that
+//! are neither on nor off.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use super::fields::{flag, invalid, rename};
 use super::{Api, RequestError};
 use crate::conversation::Effort;
 
@@ -13,7 +15,8 @@ type Fields = Map<String, Value>;
 pub(super) fn apply(api: Api, fields: &mut Fields) -> Result<Option<Effort>, RequestError> {
     match api {
         Api::Chat => {
-            template_arguments(fields);
+            thinking(fields)?;
+            continue_final_message(fields)?;
             rename(fields, "max_completion_tokens", "max_tokens");
             for message in list(fields, "messages") {
                 if message.get("role").is_some_and(|role| role == "developer") {
@@ -37,6 +40,16 @@ pub(super) fn apply(api: Api, fields: &mut Fields) -> Result<Option<Effort>, Req
                     tool.shift_remove("type");
                 }
             }
+            // As a beta had it.
+            if let Some(format) = fields.shift_remove("output_format").filter(|format| !format.is_null()) {
+                let config = fields.entry("output_config").or_insert_with(|| json!({}));
+                if config.is_null() {
+                    *config = json!({});
+                }
+                if let Value::Object(config) = config {
+                    config.entry("format").or_insert(format);
+                }
+            }
             nested_effort(fields, "output_config")
         }
         Api::Responses => {
@@ -53,30 +66,55 @@ fn list<'f>(fields: &'f mut Fields, name: &str) -> impl Iterator<Item = &'f mut 
     fields.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
 }
 
-/// Give `to` the value of `from` unless it has one.
-fn rename(fields: &mut Fields, from: &str, to: &str) {
-    if let Some(value) = fields.shift_remove(from)
-        && fields.get(to).is_none_or(Value::is_null)
-    {
-        fields.insert(to.to_owned(), value);
+/// Other servers' switches of thinking and efforts; the vendor's own come first.
+fn thinking(fields: &mut Fields) -> Result<(), RequestError> {
+    let is_said = |fields: &Fields, name: &str| fields.get(name).is_some_and(|value| !value.is_null());
+    let object = |value: Option<Value>| match value {
+        Some(Value::Object(object)) => object,
+        _ => Fields::new(),
+    };
+    let mut arguments = object(fields.shift_remove("chat_template_kwargs"));
+    let mut reasoning = object(fields.shift_remove("reasoning"));
+    let switches = [
+        ("enable_thinking", fields.shift_remove("enable_thinking")),
+        ("reasoning.enabled", reasoning.shift_remove("enabled")),
+        ("chat_template_kwargs.thinking", arguments.shift_remove("thinking")),
+        ("chat_template_kwargs.enable_thinking", arguments.shift_remove("enable_thinking")),
+    ];
+    let decided = is_said(fields, "thinking") || is_said(fields, "reasoning_effort");
+    for (name, switch) in switches {
+        match switch {
+            None | Some(Value::Null) => {}
+            Some(Value::Bool(on)) => {
+                if !decided && !is_said(fields, "thinking") {
+                    let kind = if on { "enabled" } else { "disabled" };
+                    fields.insert("thinking".to_owned(), json!({"type": kind}));
+                }
+            }
+            Some(_) => return Err(invalid(name, "expected true or false")),
+        }
     }
-}
-
-/// `chat_template_kwargs` of other servers, as a fallback.
-fn template_arguments(fields: &mut Fields) {
-    let Some(Value::Object(mut arguments)) = fields.shift_remove("chat_template_kwargs") else { return };
-    rename(&mut arguments, "enable_thinking", "thinking");
-    if let Some(Value::Bool(thinking)) = arguments.get("thinking")
-        && fields.get("thinking").is_none_or(Value::is_null)
-        && fields.get("reasoning_effort").is_none_or(Value::is_null)
-    {
-        let kind = if *thinking { "enabled" } else { "disabled" };
-        fields.insert("thinking".to_owned(), serde_json::json!({"type": kind}));
-    }
-    if let Some(effort) = arguments.shift_remove("reasoning_effort")
-        && fields.get("reasoning_effort").is_none_or(Value::is_null)
+    let efforts = [reasoning.shift_remove("effort"), arguments.shift_remove("reasoning_effort")];
+    if let Some(effort) = efforts.into_iter().flatten().find(|effort| !effort.is_null())
+        && !is_said(fields, "reasoning_effort")
     {
         fields.insert("reasoning_effort".to_owned(), effort);
+    }
+    Ok(())
+}
+
+/// What other servers call the vendor's `prefix` (5.3).
+fn continue_final_message(fields: &mut Fields) -> Result<(), RequestError> {
+    if !flag(fields, "continue_final_message", false)? {
+        return Ok(());
+    }
+    let last = fields.get_mut("messages").and_then(Value::as_array_mut).and_then(|messages| messages.last_mut());
+    match last.and_then(Value::as_object_mut).filter(|last| last.get("role").is_some_and(|role| role == "assistant")) {
+        Some(last) => {
+            last.insert("prefix".to_owned(), true.into());
+            Ok(())
+        }
+        None => Err(invalid("continue_final_message", "the last message must be the assistant's")),
     }
 }
 

@@ -1,16 +1,20 @@
 //! Requests of the three HTTP APIs to a [`Conversation`] (protocol.md 5.2 to 5.6).
 //!
-//! Owns the conversion of a JSON body; the vendor's library `deepseek-recipe` validates and converts, this module accepts
-//! the common spellings it does not know (`lenient.rs`), formats (`format.rs`) and forced calls (`choice.rs`) that
-//! constrained decoding makes possible, keeps integers of any size (2.4), and reports parameters as they were given: the
-//! vendor's forced values are only defaults here (section 4). Refuses what else the vendor refuses, with the vendor's
-//! words. It knows nothing of HTTP, model names or events.
+//! Owns the conversion of a JSON body; the vendor's library `deepseek-recipe` validates and converts, this module knows
+//! which fields are carried out (`fields.rs`), accepts the common spellings that the library does not know (`lenient.rs`),
+//! tools, formats and forced calls that constrained decoding makes possible (`tools.rs`, `format.rs`, `choice.rs`), keeps
+//! integers of any size (2.4), and reports parameters as they were given: the vendor's forced values are only defaults here
+//! (section 4). Refuses what else the vendor refuses, with the vendor's words. It knows nothing of HTTP, model names or
+//! events.
 
 mod choice;
 mod fields;
 mod format;
+mod history;
 mod lenient;
+mod shape;
 mod strict;
+mod tools;
 mod translate;
 
 use deepseek_recipe::anthropic::messages::request::MessagesRequest;
@@ -24,8 +28,12 @@ use serde_json::Value;
 use crate::Family;
 use crate::conversation::{Conversation, Effort, ResponseFormat};
 use crate::json::{BigIntegers, Json};
+use crate::sampling::MAX_OUTPUT;
 use choice::Choice;
-use fields::Extras;
+use fields::Sampling;
+pub use fields::check_completion;
+pub use shape::{parse, typed};
+use tools::Tools;
 
 /// Largest request body, in bytes: room for the images of a request (2.10) and a full context of text.
 pub const MAX_BODY_BYTES: usize = 256 << 20;
@@ -75,6 +83,8 @@ pub struct Request {
 pub struct RequestedSampling {
     /// Most tokens of output, reasoning included.
     pub max_tokens: Option<u32>,
+    /// Whether as many tokens are wanted as there is room for: Messages asked for more than any model gives.
+    pub longest: bool,
     /// 0 to 2.
     pub temperature: Option<f32>,
     /// Above 0, at most 1.
@@ -104,7 +114,7 @@ pub enum Constraint {
     Json(Option<Json>),
     /// Text of this regular expression.
     Regex(String),
-    /// Text of this grammar, in llguidance's variant of Lark.
+    /// Text of this grammar, in llguidance's variant of Lark or in EBNF.
     Grammar(String),
     /// Tool calls must fit the tools.
     ToolCalls {
@@ -120,9 +130,17 @@ pub enum Constraint {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// Not JSON, or not of the API's shape.
+    /// Not JSON, or nothing of the API's shape.
     #[error("{0}")]
     Shape(String),
+    /// A field that is not of its shape, or out of range.
+    #[error("{message}")]
+    Field {
+        /// The field.
+        field: String,
+        /// What is wrong with it.
+        message: String,
+    },
     /// A rule of the API is violated; the text is meant for the client.
     #[error("{0}")]
     Invalid(String),
@@ -157,21 +175,31 @@ pub fn convert_for(api: Api, family: Family, thinks: bool, body: &str) -> Result
     }
     let mut integers = BigIntegers::default();
     let hidden = integers.hide(body, &|digits| body.contains(digits));
-    let mut body: Value = serde_json::from_str(&hidden).map_err(|error| RequestError::Shape(error.to_string()))?;
+    let mut body: Value = parse(&hidden)?;
     let Value::Object(fields) = &mut body else {
         return Err(RequestError::Shape("the body must be a JSON object".to_owned()));
     };
-    let extras = fields::take(api, fields)?;
+    let mut ignored = Vec::new();
+    let common = fields::conversation(api, fields, &mut ignored)?;
+    let tools = tools::take(api, fields, &mut ignored)?;
+    history::take(api, fields, &mut ignored)?;
     let effort = lenient::apply(api, fields)?;
+    let one_call = match api {
+        Api::Messages => fields.get("tool_choice").is_some_and(|choice| choice["disable_parallel_tool_use"] == true),
+        Api::Chat | Api::Responses => !fields::flag(fields, "parallel_tool_calls", true)?,
+    };
     let given = Given {
         temperature: number(fields, "temperature"),
         top_p: number(fields, "top_p"),
         presence_penalty: number(fields, "presence_penalty"),
         frequency_penalty: number(fields, "frequency_penalty"),
+        longest: api == Api::Messages && number(fields, "max_tokens").is_some_and(|most| most > MAX_OUTPUT as f32),
+        common,
         effort,
-        seed: fields.get("seed").and_then(Value::as_u64),
         thinks,
-        extras,
+        tools,
+        one_call,
+        ignored,
         format: format::take(api, fields, &integers)?,
         choice: Choice::of(api, fields),
     };
@@ -192,10 +220,13 @@ struct Given {
     top_p: Option<f32>,
     presence_penalty: Option<f32>,
     frequency_penalty: Option<f32>,
+    longest: bool,
+    common: Sampling,
     effort: Option<Effort>,
-    seed: Option<u64>,
     thinks: bool,
-    extras: Extras,
+    tools: Tools,
+    one_call: bool,
+    ignored: Vec<String>,
     format: Option<ResponseFormat>,
     choice: Choice,
 }
@@ -213,39 +244,53 @@ fn converted<R: ProtocolRequest + serde::de::DeserializeOwned>(
 ) -> Result<Request, RequestError> {
     let definitions = strict::Definitions::of(api, &body);
     let again = given.choice.is_forced().then(|| body.clone());
-    let (request, refused) = match (vendor::<R>(family, given.thinks, body), again) {
+    let vendor = |body| {
+        vendor::<R>(api, family, given.thinks, body).map_err(|error| match error {
+            RequestError::Field { field, message } => RequestError::Field { field, message: integers.restore(message) },
+            other => other,
+        })
+    };
+    let (request, refused) = match (vendor(body), again) {
         (Err(RequestError::Invalid(text)), Some(body)) if text == choice::REFUSAL => {
-            (vendor::<R>(family, given.thinks, Choice::without(api, body))?, true)
+            (vendor(Choice::without(api, body))?, true)
         }
         (converted, _) => (converted?, false),
     };
     let mut request = translate::request(request, integers)?;
-    given.choice.apply(refused, given.extras.one_call, &mut request);
+    given.choice.apply(refused, given.one_call, &mut request);
     definitions.restore(&mut request, integers);
+    let Sampling { top_k, min_p, repetition_penalty, seed } = given.common;
     request.sampling = RequestedSampling {
         temperature: given.temperature,
         top_p: given.top_p,
         presence_penalty: given.presence_penalty,
         frequency_penalty: given.frequency_penalty,
-        top_k: given.extras.top_k,
-        min_p: given.extras.min_p,
-        repetition_penalty: given.extras.repetition_penalty,
-        // Two of the three APIs have no seed in the vendor's library.
-        seed: request.sampling.seed.or(given.seed),
+        longest: given.longest,
+        top_k,
+        min_p,
+        repetition_penalty,
+        seed,
+        // Responses has no other way to say that it wants none.
+        logprobs: request.sampling.logprobs && (api != Api::Responses || request.sampling.top_logprobs != Some(0)),
         ..request.sampling
     };
     request.conversation.effort = given.effort.unwrap_or(request.conversation.effort);
     if let Some(format) = given.format {
         request.conversation.response_format = format;
     }
-    request.custom_tools.extend(given.extras.custom_tools);
-    request.one_call = given.extras.one_call;
-    request.ignored = given.extras.ignored;
+    for tool in request.conversation.tools_mut() {
+        let input = given.tools.inputs.iter().find(|(name, _)| *name == tool.name);
+        tool.input = input.map(|(_, input)| input.clone());
+    }
+    request.custom_tools.extend(given.tools.custom);
+    request.one_call = given.one_call;
+    request.ignored = given.ignored;
     Ok(request)
 }
 
 /// The vendor's conversion.
 fn vendor<R: ProtocolRequest + serde::de::DeserializeOwned>(
+    api: Api,
     family: Family,
     thinks: bool,
     body: Value,
@@ -254,11 +299,28 @@ fn vendor<R: ProtocolRequest + serde::de::DeserializeOwned>(
         Family::V4 => ModelVersion::DeepseekV4Pro,
         Family::V41 => ModelVersion::DeepseekV41Flash,
     };
-    let request: R = serde_json::from_value(body).map_err(|error| RequestError::Shape(error.to_string()))?;
+    let request: R = typed(body)?;
     let options =
         ConversionOptions::new().with_default_thinking_mode(thinks).with_model_versions_by_name([(MODEL, version)]);
     request.convert(options).map_err(|error| match error {
-        ConversionError::BadRequest { detail } => RequestError::Invalid(detail),
+        ConversionError::BadRequest { detail } => in_words_of(api, detail),
         ConversionError::Internal { detail } => RequestError::Internal(detail),
     })
+}
+
+/// The library names these fields as Chat does, whatever the API.
+fn in_words_of(api: Api, text: String) -> RequestError {
+    let field = |field: &str, message: String| RequestError::Field { field: field.to_owned(), message };
+    match api {
+        Api::Responses if text.starts_with("Invalid max_tokens") => {
+            field("max_output_tokens", text.replace("max_tokens", "max_output_tokens"))
+        }
+        Api::Messages if text.starts_with("Invalid 'stop[") => {
+            field("stop_sequences", text.replacen("'stop[", "'stop_sequences[", 1))
+        }
+        Api::Messages if text.starts_with("Stop string array") => {
+            field("stop_sequences", format!("Invalid stop_sequences: {text}"))
+        }
+        _ => RequestError::Invalid(text),
+    }
 }

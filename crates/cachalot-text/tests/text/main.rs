@@ -2,6 +2,7 @@
 
 mod encode;
 mod engram;
+mod fields;
 mod fixtures;
 mod malformed;
 mod offline;

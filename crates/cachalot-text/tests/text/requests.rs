@@ -243,7 +243,11 @@ fn bodies_of_another_shape_are_refused() {
         }
     }
     let deep = format!("{{\"messages\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    assert!(matches!(convert(Api::Chat, Family::V41, &deep), Err(RequestError::Shape(_))));
+    let refused = convert(Api::Chat, Family::V41, &deep);
+    assert!(
+        matches!(&refused, Err(RequestError::Field { field, .. }) if field.starts_with("messages[0]")),
+        "{refused:?}"
+    );
 }
 
 #[test]
@@ -309,13 +313,29 @@ fn formats_that_the_vendor_does_not_know_are_taken() {
         json!({"structured_outputs": {"choice": []}}),
         json!({"structured_outputs": {"structural_tag": "x"}}),
         json!({"structured_outputs": {"regex": "a"}, "response_format": {"type": "text"}}),
+        json!({"structured_outputs": "x"}),
     ] {
-        assert!(matches!(with(given.clone()), Err(RequestError::Invalid(_))), "{given}");
+        let field = given.as_object().and_then(|given| given.keys().next()).expect("a field");
+        let refused = with(given.clone());
+        assert!(matches!(&refused, Err(RequestError::Field { field: at, .. }) if at.starts_with(field)), "{refused:?}");
     }
     let body = json!({"messages": [{"role": "user", "content": "x"}],
         "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "null"}}}});
     let request = convert(Api::Messages, Family::V41, &body.to_string()).expect("the request converts");
     assert_eq!((request.conversation.response_format, request.conversation.effort), (schema(), Effort::Low));
+    // As a beta had it.
+    let body = json!({"messages": [{"role": "user", "content": "x"}],
+        "output_format": {"type": "json_schema", "schema": {"type": "null"}}});
+    let request = convert(Api::Messages, Family::V41, &body.to_string()).expect("the request converts");
+    assert_eq!((request.conversation.response_format, request.ignored.len()), (schema(), 0));
+    for (given, format) in [
+        (json!({"type": "regex", "regex": "a+"}), ResponseFormat::Regex("a+".to_owned())),
+        (json!({"type": "grammar", "grammar": "root ::= [a]"}), ResponseFormat::Grammar("root ::= [a]".to_owned())),
+    ] {
+        let body = json!({"input": "x", "text": {"format": given}});
+        let request = convert(Api::Responses, Family::V41, &body.to_string()).expect("the request converts");
+        assert_eq!(request.conversation.response_format, format);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use cachalot_engine::SamplingParams;
 use cachalot_engine::session::{Prefill, Request as EngineRequest};
 use cachalot_text::conversation::Effort;
 use cachalot_text::prompt;
-use cachalot_text::request::RequestedSampling;
+use cachalot_text::request::{self, RequestedSampling};
 use cachalot_text::sampling::{MAX_OUTPUT, Mode, output_limit};
 use cachalot_text::spelling::{BOS, FIM_BEGIN, FIM_END, FIM_HOLE};
 use serde::Deserialize;
@@ -25,32 +25,28 @@ pub struct CompletionRequest {
     /// The model; this server's if absent.
     model: Option<String>,
     /// A text, token ids, or a list of either.
-    #[schema(value_type = Object)]
     prompt: Option<Prompts>,
     /// Text behind the hole to fill; one prompt only.
     suffix: Option<String>,
     max_tokens: Option<u32>,
     temperature: Option<f32>,
     top_p: Option<f32>,
+    /// 0 or -1 for all.
     top_k: Option<i64>,
     min_p: Option<f32>,
     presence_penalty: Option<f32>,
     frequency_penalty: Option<f32>,
     repetition_penalty: Option<f32>,
+    /// 1.
     n: Option<u32>,
-    best_of: Option<u32>,
-    #[schema(value_type = Object)]
     stop: Option<Stop>,
     seed: Option<u64>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     /// Alternatives per token.
     logprobs: Option<u8>,
+    /// Whether the prompt comes before the answer.
     echo: Option<bool>,
-    logit_bias: Option<Map<String, Value>>,
-    #[serde(flatten)]
-    #[schema(ignore)]
-    others: Map<String, Value>,
 }
 
 /// See [`CompletionRequest`].
@@ -59,8 +55,9 @@ pub struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
+/// See [`CompletionRequest`].
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected a text, a list of texts, a list of token ids, or a list of such lists")]
 enum Prompts {
     Text(String),
     Texts(Vec<String>),
@@ -68,8 +65,9 @@ enum Prompts {
     IdLists(Vec<Vec<u32>>),
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
+/// See [`CompletionRequest`].
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected a text or a list of texts")]
 enum Stop {
     One(String),
     Many(Vec<String>),
@@ -111,32 +109,19 @@ pub struct Echo {
     pub ids: Vec<u32>,
 }
 
-/// Fields of a body that nobody here knows are dropped; these would change the answer.
-const REFUSED: [&str; 9] = [
-    "allowed_token_ids",
-    "grammar",
-    "guided_json",
-    "guided_regex",
-    "ignore_eos",
-    "min_tokens",
-    "response_format",
-    "stop_token_ids",
-    "structured_outputs",
-];
-/// Fields for hosts.
-const HOSTING: [&str; 4] = ["metadata", "service_tier", "store", "user"];
-
 /// Reads a request; on a thread of its own.
 ///
 /// # Errors
 /// If it cannot be carried out; names the field.
 pub fn ready(app: &App, body: &str) -> Result<Ready, ApiError> {
-    let request: CompletionRequest = parse(body)?;
+    let mut fields: Map<String, Value> = parse(body)?;
+    let ignored = request::check_completion(&mut fields)?;
+    let request: CompletionRequest = request::typed(fields.into())?;
     let model = model_name(app, request.model.clone())?;
     if app.options.log_prompts {
         tracing::info!(body, "a prompt");
     }
-    let ignored = check(&request)?;
+    check(&request)?;
     let stop = match request.stop {
         None => Vec::new(),
         Some(Stop::One(stop)) => vec![stop],
@@ -154,7 +139,7 @@ pub fn ready(app: &App, body: &str) -> Result<Ready, ApiError> {
         top_p: request.top_p,
         presence_penalty: request.presence_penalty,
         frequency_penalty: request.frequency_penalty,
-        top_k: request.top_k.map(|top_k| top_k.clamp(0, i64::from(u32::MAX)) as u32),
+        top_k: request.top_k.map(|top_k| top_k.max(0) as u32),
         min_p: request.min_p,
         repetition_penalty: request.repetition_penalty,
         seed: request.seed,
@@ -162,7 +147,7 @@ pub fn ready(app: &App, body: &str) -> Result<Ready, ApiError> {
     };
     let mode = Mode { thinking: false, tools: false, effort: Effort::High };
     let params = choice(&sampling).resolve(app.card.family(), mode);
-    params.validate().map_err(|error| ApiError::invalid(error.to_string()))?;
+    params.validate()?;
     let echo = request.echo.unwrap_or(false);
     let mut prompts = Vec::new();
     for encoded in encode(app, request.prompt, request.suffix.as_deref())? {
@@ -228,19 +213,13 @@ fn check_scores(app: &App, prompts: &[Ask]) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Checks the fields; returns the names of those that are dropped.
-fn check(request: &CompletionRequest) -> Result<Vec<String>, ApiError> {
+/// Checks the fields.
+fn check(request: &CompletionRequest) -> Result<(), ApiError> {
     let refuse = |field: &str, message: &str| {
         Err(ApiError::field(field, format!("{field} is not supported: {message}")).with_code("unsupported_parameter"))
     };
     if request.n.is_some_and(|n| n != 1) {
         return refuse("n", "only n = 1 is; send several prompts or requests");
-    }
-    if request.best_of.is_some_and(|best| best != 1) {
-        return refuse("best_of", "only best_of = 1 is");
-    }
-    if request.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty()) {
-        return refuse("logit_bias", "this server does not carry it out; leave it out");
     }
     if request.logprobs.is_some_and(|logprobs| logprobs > 20) {
         return Err(ApiError::field("logprobs", "Invalid logprobs value, the valid range of logprobs is [0, 20]"));
@@ -252,17 +231,7 @@ fn check(request: &CompletionRequest) -> Result<Vec<String>, ApiError> {
     if request.echo == Some(true) && request.logprobs.is_some() && request.suffix.is_some() {
         return refuse("echo", "together with logprobs and suffix: the model does not see such a prompt as one text");
     }
-    let mut ignored = Vec::new();
-    for (name, value) in &request.others {
-        if value.is_null() || HOSTING.contains(&name.as_str()) {
-            continue;
-        }
-        if REFUSED.contains(&name.as_str()) && !matches!(value, Value::Bool(false)) && *value != 0 {
-            return refuse(name, "this server does not carry it out; leave it out");
-        }
-        ignored.push(name.clone());
-    }
-    Ok(ignored)
+    Ok(())
 }
 
 /// A prompt's ids, and its text where it was given as one.

@@ -54,6 +54,17 @@ pub struct Deleted {
     deleted: bool,
 }
 
+/// What was put in.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct InputItems<'a> {
+    object: &'static str,
+    #[schema(value_type = Vec<Object>)]
+    data: &'a [Value],
+    first_id: Option<String>,
+    last_id: Option<String>,
+    has_more: bool,
+}
+
 /// `POST /v1/responses`.
 pub async fn create(
     State(app): State<Arc<App>>,
@@ -74,7 +85,12 @@ pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Respons
 /// `GET /v1/responses/{id}/input_items`.
 pub async fn input_items(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response<Body> {
     match stored(&app, &id) {
-        Ok(stored) => json(&value!({"object": "list", "data": stored.input(), "has_more": false})),
+        Ok(stored) => {
+            let data = stored.input();
+            let id = |item: Option<&Value>| item.and_then(|item| item["id"].as_str()).map(str::to_owned);
+            let (first_id, last_id) = (id(data.first()), id(data.last()));
+            json(&InputItems { object: "list", data, first_id, last_id, has_more: false })
+        }
         Err(error) => error.response(Style::OpenAi),
     }
 }
@@ -106,19 +122,22 @@ struct Begun {
 }
 
 fn begin(app: &App, body: &str) -> Result<Begun, ApiError> {
-    let Fields { input, previous_response_id, store, include, mut echo } = parse(body)?;
+    let Fields { mut input, previous_response_id, store, include, mut echo } = parse(body)?;
     let keep = store.unwrap_or(true);
     echo.store = keep;
     echo.previous_response_id.clone_from(&previous_response_id);
     let mut items = Vec::new();
-    let mut prepared = match &previous_response_id {
-        None => prepared(app, Api::Responses, body)?,
-        Some(id) => {
-            let missing = |_| {
-                let message = format!("previous response {id:?} is not stored here; send the whole history as input");
-                ApiError::field("previous_response_id", message).with_code("previous_response_not_found")
-            };
-            items.clone_from(&stored(app, id).map_err(missing)?.items);
+    if let Some(id) = &previous_response_id {
+        let missing = |_| {
+            let message = format!("previous response {id:?} is not stored here; send the whole history as input");
+            ApiError::field("previous_response_id", message).with_code("previous_response_not_found")
+        };
+        items.clone_from(&stored(app, id).map_err(missing)?.items);
+    }
+    let resolved = resolve(app, &mut input);
+    let mut prepared = match previous_response_id.is_some() || resolved {
+        false => prepared(app, Api::Responses, body)?,
+        true => {
             let mut whole = items.clone();
             whole.extend(as_items(&input));
             let mut fields: serde_json::Map<String, Value> = parse(body)?;
@@ -134,6 +153,20 @@ fn begin(app: &App, body: &str) -> Result<Begun, ApiError> {
         items
     });
     Ok(Begun { prepared, echo, kept })
+}
+
+/// Puts stored items in the place of references to them; whether there were any. What is not stored stays, to be refused.
+fn resolve(app: &App, input: &mut Value) -> bool {
+    let mut resolved = false;
+    let items = input.as_array_mut().into_iter().flatten();
+    for item in items.filter(|item| item["type"] == "item_reference") {
+        let mut responses = app.responses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = item["id"].as_str().and_then(|id| responses.item(id)) {
+            *item = found;
+            resolved = true;
+        }
+    }
+    resolved
 }
 
 /// The items of an input, which may be a text.
@@ -154,7 +187,7 @@ async fn answer(app: Arc<App>, client: Client, request: Request) -> Result<Respo
     let ignored = ignored_header(&request.ignored);
     let (streamed, one_call, tokenizer) = (request.stream, request.one_call, Arc::clone(&app.card.tokenizer));
     let items = Items::new(random("resp_"), request, tokenizer);
-    let object = Arc::new(ResponseObject::new(items, model, now(), echo, &sampling));
+    let object = Arc::new(ResponseObject::new(items, model, now(), echo, sampling));
     let keep_alive = app.options.keep_alive;
     let at_end = {
         let object = Arc::clone(&object);

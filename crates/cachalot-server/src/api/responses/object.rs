@@ -142,17 +142,15 @@ pub struct ResponseObject {
     model: String,
     created: u64,
     echo: Echo,
-    temperature: f64,
-    top_p: f64,
+    sampling: SamplingParams,
     one_call: bool,
 }
 
 impl ResponseObject {
     /// For one answer.
-    pub fn new(items: Items, model: String, created: u64, echo: Echo, sampling: &SamplingParams) -> Self {
+    pub fn new(items: Items, model: String, created: u64, echo: Echo, sampling: SamplingParams) -> Self {
         let one_call = items.one_call;
-        let (temperature, top_p) = (sampling.temperature, sampling.top_p);
-        Self { items, model, created, echo: echo.complete(), temperature, top_p, one_call }
+        Self { items, model, created, echo: echo.complete(), sampling, one_call }
     }
 
     /// Its id.
@@ -172,8 +170,8 @@ impl ResponseObject {
             content_filters: Value::Null,
             error: Value::Null,
             incomplete_details: Value::Null,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
+            frequency_penalty: self.sampling.frequency_penalty,
+            presence_penalty: self.sampling.presence_penalty,
             max_tool_calls: Value::Null,
             model: &self.model,
             moderation: Value::Null,
@@ -181,8 +179,8 @@ impl ResponseObject {
             parallel_tool_calls: !self.one_call,
             prompt_cache_retention: Value::Null,
             service_tier: "default",
-            temperature: self.temperature,
-            top_p: self.top_p,
+            temperature: self.sampling.temperature,
+            top_p: self.sampling.top_p,
             truncation: "disabled",
             usage: None,
             echo: &self.echo,

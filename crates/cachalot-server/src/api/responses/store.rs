@@ -25,12 +25,20 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// What came of `input`; `response` has an `output`.
+    /// What came of `input`; `response` has an `id` and an `output`. Items that were put in without an id get one.
     pub fn new(input: Vec<Value>, response: &impl Serialize) -> Self {
         let value = serde_json::to_value(response).unwrap_or_default();
+        let id = value["id"].as_str().unwrap_or_default();
         let output = value["output"].as_array().cloned().unwrap_or_default();
         let outputs = output.len();
         let mut items = input;
+        for (index, item) in items.iter_mut().enumerate() {
+            if let Value::Object(item) = item
+                && item.get("id").is_none_or(Value::is_null)
+            {
+                item.insert("id".to_owned(), format!("item_{id}_{index}").into());
+            }
+        }
         items.extend(output);
         let response = value.to_string();
         // A parsed item takes about twice its text.
@@ -75,6 +83,13 @@ impl Responses {
         self.kept.get(id).cloned()
     }
 
+    /// The item of this id, which holds its response's: `msg_RESPONSE_2`.
+    pub fn item(&mut self, id: &str) -> Option<Value> {
+        let (_, rest) = id.split_once('_')?;
+        let (response, _) = rest.rsplit_once('_')?;
+        self.get(response)?.items.iter().find(|item| item["id"] == id).cloned()
+    }
+
     /// Drops a response; whether it was there.
     pub fn remove(&mut self, id: &str) -> bool {
         let removed = self.kept.pop(id);
@@ -103,5 +118,18 @@ mod tests {
         assert_eq!(store.bytes, one);
         let kept = store.get("c").unwrap();
         assert_eq!((kept.input().len(), kept.items.len()), (1, 2));
+    }
+
+    #[test]
+    fn items_are_found_by_their_ids() {
+        let mut store = Responses::new(1 << 20);
+        let input = vec![json!({"role": "user"}), json!({"id": "mine", "role": "user"})];
+        let response = json!({"id": "resp_1", "output": [{"id": "msg_resp_1_0"}]});
+        store.keep("resp_1".to_owned(), Stored::new(input, &response));
+        assert_eq!(store.item("item_resp_1_0"), Some(json!({"role": "user", "id": "item_resp_1_0"})));
+        assert_eq!(store.item("msg_resp_1_0"), Some(json!({"id": "msg_resp_1_0"})));
+        for id in ["msg_resp_1_1", "msg_resp_2_0", "mine", "", "_", "a_b"] {
+            assert_eq!(store.item(id), None, "{id}");
+        }
     }
 }
