@@ -5,6 +5,7 @@ mod completions;
 mod errors;
 mod gate;
 mod nano;
+mod openapi;
 mod playback;
 mod replay;
 mod responses;
