@@ -457,8 +457,9 @@ mod tests {
             MemoryPlan::new(&sizes, &MemoryRequest { memory, context, experts: None }, free(available))
         };
         let error = plan(Some(30 * GB), None, 20 * GB).unwrap_err();
-        let needs = "ask for less (the model needs 8.7 GB at a context of 4k tokens)";
-        assert!(["30.0 GB", "20.0 GB", needs].iter().all(|part| error.to_string().contains(part)), "{error}");
+        let needed = gigabytes(sizes.needed(&Choice::new(&ALL_STAY, 4096, CHUNKS[0]), u64::MAX));
+        let needs = format!("ask for less (the model needs {needed} at a context of 4k tokens)");
+        assert!(["30.0 GB", "20.0 GB", &needs].iter().all(|part| error.to_string().contains(part)), "{error}");
         let error = plan(None, Some(4097), 20 * GB).unwrap_err();
         let words = "a context of 4097 tokens was asked for, but the model goes up to 4096: --context 4096 or less";
         assert_eq!(error.to_string(), words);
