@@ -354,8 +354,8 @@ class World:
     SHORT = dict(fact=60, statement=2, unknown=4, sums=10, lists=20, needle=4, chat=10, image=30)
     LONG = dict(tool=16, long_needle=2, fact=90, statement=2, unknown=6, sums=14, lists=22, needle=4, chat=14, image=30)
 
-    # To polish a state whose facts have suffered.
-    FACTS = dict(fact=72, statement=4, unknown=8, sums=4, lists=6, needle=1, chat=4, image=8)
+    # To polish a state whose images have suffered in the long rows.
+    IMAGES = dict(fact=30, unknown=2, sums=6, lists=8, needle=2, chat=12, image=60)
 
     # What must work without Engram: everything that is not known but read.
     READ = dict(sums=30, lists=40, needle=16, chat=12)
