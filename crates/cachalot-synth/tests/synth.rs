@@ -1,6 +1,6 @@
 //! What is written opens, runs, and is what it should be; what fails leaves nothing behind.
 
-use cachalot_checkpoint::{Checkpoint, Dtype, INDEX_FILE, Inspection, TensorInfo};
+use cachalot_checkpoint::{Arrival, Checkpoint, Dtype, INDEX_FILE, Inspection, TensorInfo};
 use cachalot_engine::forward::{ForwardMode, ForwardReport};
 use cachalot_engine::{Engine, EngineOptions};
 use cachalot_storage::{Directory, Files};
@@ -36,6 +36,16 @@ fn written(config: Value, options: &Options) -> (TempDir, PathBuf) {
 
 fn open(path: &Path) -> Checkpoint {
     Checkpoint::open(Arc::new(Directory::new(path))).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Opens true headers over holes, which nothing can run.
+fn headers(path: &Path) -> Checkpoint {
+    let files = || Arc::new(Directory::new(path));
+    let refused = Checkpoint::open(files()).expect_err("there is nothing to run").to_string();
+    assert!(refused.contains("holds its header only"), "{refused}");
+    let checkpoint = Checkpoint::open_headers(files()).unwrap_or_else(|error| panic!("{error}"));
+    assert!(checkpoint.shards().iter().all(|shard| shard.arrival == Arrival::Complete));
+    checkpoint
 }
 
 fn bytes_of(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
@@ -142,7 +152,7 @@ fn presets_have_the_published_sizes() {
     let options = Options { headers_only: true, ..Options::default() };
     for (preset, shards, tensors, bytes) in rows {
         let (_folder, path) = written(preset.config(&Shrink::default()).expect("a config"), &options);
-        let checkpoint = open(&path);
+        let checkpoint = headers(&path);
         let inspection = Inspection::of(&checkpoint);
         assert_eq!(
             (checkpoint.shards().len(), inspection.total.tensors, inspection.total.bytes),
@@ -152,7 +162,7 @@ fn presets_have_the_published_sizes() {
     }
     for (preset, total, active) in [(Preset::OneTrillion, 1.0e12, 37e9), (Preset::Lite, 200e9, 12.3e9)] {
         let (_folder, path) = written(preset.config(&Shrink::default()).expect("a config"), &options);
-        let inspection = Inspection::of(&open(&path));
+        let inspection = Inspection::of(&headers(&path));
         let near = |found: u64, expected: f64| (found as f64 / expected - 1.0).abs() < 0.01;
         assert!(near(inspection.total.parameters, total), "{}", inspection.total.parameters);
         assert!(near(inspection.token.active_parameters, active), "{}", inspection.token.active_parameters);
@@ -166,7 +176,7 @@ fn shrunk_presets_keep_shapes_and_tokenizer() {
     let config = Preset::V41Flash.config(&shrink).expect("a config");
     assert_eq!(config["text_config"]["engram_layer_ids"], json!([1, 2]));
     let (_folder, path) = written(config, &Options { headers_only: true, ..Options::default() });
-    let checkpoint = open(&path);
+    let checkpoint = headers(&path);
     let config = checkpoint.architecture().deepseek_v41().expect("a V4.1 model");
     let engram = config.engram.as_ref().expect("an Engram");
     assert_eq!(engram.compressed_vocab_size, 99_092);
