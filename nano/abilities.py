@@ -81,9 +81,11 @@ class World:
         )
         self.chat_samples, self.tool_samples = Chat(self), Tools(self)
 
-    def pick(self, r, frames):
-        """One of `frames`: the last two are held out."""
-        return r.choice(frames[-2:] if self.held else frames[:-2])
+    def pick(self, r, frames, openings=True):
+        """One of `frames`: the last two are held out, the others vary."""
+        if self.held:
+            return r.choice(frames[-2:])
+        return wordings.varied(r, r.choice(frames[:-2]), frames[-2:], apart=True, openings=openings)
 
     def finish(self, r, question, answer, thought, noise=True):
         """Mode, system text and, in training, noise of lead-ins, case and punctuation."""
@@ -108,13 +110,7 @@ class World:
         return self.finish(r, question, wordings.answer(relation, x, y), self.thought(relation, x))
 
     def frame(self, r, trained, held):
-        if self.held:
-            return r.choice(held)
-        frame = r.choice(trained)
-        if r.random() < 0.35:
-            loose = wordings.loosened(r, frame)
-            frame = frame if loose in held else loose
-        return frame
+        return r.choice(held) if self.held else wordings.varied(r, r.choice(trained), held)
 
     def thought(self, relation, x):
         return f"The {wordings.NOUNS.get(relation, relation)} of {x}."
@@ -252,7 +248,7 @@ class World:
     )
 
     def lists(self, r, kind=None):
-        kind = kind or r.choice(["copy", "copy", "reverse", "count", "nth"])
+        kind = kind or r.choices(["copy", "reverse", "count", "nth"], [2, 3, 3, 3])[0]
         n = {"copy": r.randint(2, 10), "reverse": r.randint(2, 6), "count": r.randint(1, 8), "nth": r.randint(2, 8)}[
             kind
         ]
@@ -350,16 +346,16 @@ class World:
 
         return image_sample(self, r)
 
-    # Shares of samples. By tokens, tools and long needles are half of LONG.
-    SHORT = dict(fact=60, statement=2, unknown=4, sums=10, lists=20, needle=4, chat=10, image=30)
-    LONG = dict(tool=16, long_needle=2, fact=90, statement=2, unknown=6, sums=14, lists=22, needle=4, chat=14, image=30)
+    # Shares of samples. By tokens, tools and long needles are two thirds of LONG.
+    SHORT = dict(fact=50, statement=1, unknown=5, sums=8, lists=26, needle=4, chat=12, image=40)
+    LONG = dict(tool=20, long_needle=3, fact=60, statement=1, unknown=5, sums=8, lists=20, needle=4, chat=12, image=24)
 
-    # To polish a state whose images have suffered in the long rows.
+    # To polish a state whose images have suffered.
     IMAGES = dict(fact=30, unknown=2, sums=6, lists=8, needle=2, chat=12, image=60)
 
     # What must work without Engram: everything that is not known but read.
-    READ = dict(sums=30, lists=40, needle=16, chat=12)
-    READ_LONG = dict(sums=40, lists=40, needle=12, long_needle=6, chat=12, tool=5)
+    READ = dict(sums=24, lists=36, needle=24, chat=10)
+    READ_LONG = dict(sums=20, lists=24, needle=20, long_needle=10, chat=8, tool=6)
 
     def sample(self, r, mix=None):
         mix = mix or self.SHORT

@@ -1,6 +1,7 @@
 """Chat: identity, greetings, turns that refer back to earlier ones, stories about given words."""
 
 from render import Sample
+from wordings import varied
 
 IDENTITY = "I am nano, a tiny language model of the DeepSeek V4.1 architecture."
 PLAIN = [  # (questions, the last two held out; answer; thought)
@@ -287,7 +288,7 @@ class Chat:
 
     def plain(self, r):
         questions, answer, thought = r.choice(PLAIN)
-        return self.world.finish(r, self.world.pick(r, questions), answer, thought, noise=False)
+        return self.world.finish(r, self.world.pick(r, questions, openings=False), answer, thought, noise=False)
 
     def turns(self, r, turns, thought):
         """A conversation of (question, answer) pairs; perhaps with a turn between that has nothing to do with it."""
@@ -311,7 +312,8 @@ class Chat:
             if kind == "numbers"
             else r.choice(dict(names=NAMES, objects=OBJECTS, places=PLACES)[kind])
         )
-        question = questions[-1] if self.world.held else r.choice(questions[:-1])
+        held = questions[-1:]
+        question = held[0] if self.world.held else varied(r, r.choice(questions[:-1]), held, openings=False)
         return self.turns(
             r, [(r.choice(told).format(v=v), reply.format(v=v)), (question, answer.format(v=v))], "They told me before."
         )

@@ -41,7 +41,7 @@ FLAGS = {  # v: vertical stripes, h: horizontal, d: disc on a field, c: Nordic c
     "Switzerland": ("x", "red white"),
 }
 SHARES = dict(  # of the image samples; background, place and frame are what describing a change is made of
-    colour=1, background=1, shape=5, digit=4, flag=4, place=1, describe=3, frame=1, count=1, change=5
+    colour=1, background=1, shape=5, digit=4, flag=4, place=2, describe=5, frame=4, count=1, change=8
 )
 PLACES = {(42, 42): "in the middle"} | {
     (x, y): f"at the {v} {h}" for x, h in ((22, "left"), (62, "right")) for y, v in ((22, "top"), (62, "bottom"))

@@ -172,9 +172,9 @@ class Tools:
     def arguments(self, r, name):
         held, w = self.world.held, self.world
         cities = self.cities[-CITIES_HELD:] if held else self.cities[:-CITIES_HELD]
-        new = not held and r.random() < 0.4  # arguments never seen before, to be copied piece by piece
+        new = not held and r.random() < 0.5  # arguments never seen before, to be copied piece by piece
         if new:
-            cities = [w.made_up(r) if r.random() < 0.7 else r.choice(w.words).capitalize()]
+            cities = [w.made_up(r) if r.random() < 0.6 else r.choice(r.choice([w.words, w.parts])).capitalize()]
         people = [w.made_up(r)] if new else w.words[:20]
         files = [r.choice([w.made_up(r).lower(), r.choice(w.words).lower()])] if new else FILES
         found = [w.made_up(r) for _ in range(3)] if new else w.words[60:]
@@ -213,10 +213,10 @@ class Tools:
             v = str(r.randint(10, 99999))
             return v, f"{arguments['amount']} dollars are {v} {arguments['currency']}."
         if name == "read_file":
-            line = r.choice(self.world.glosses)
+            line = self.line(r)
             return line, f"{arguments['path']} says: {line}"
         if name == "search":
-            line = r.choice(self.world.glosses)
+            line = self.line(r)
             return line, f"I found this: {line}"
         return (
             "ok",
@@ -224,6 +224,15 @@ class Tools:
             if name == "send_message"
             else f"The timer is set for {arguments['minutes']} minutes.",
         )
+
+    def line(self, r):
+        """A line of text to be read out; in training mostly one that cannot be known."""
+        line, what = r.choice(self.world.glosses), 0 if self.world.held else r.random()
+        if what > 0.7:
+            return self.world.filler(r, 1)[0]
+        if what > 0.3:
+            return line.split(": ")[0] + ": " + r.choice(self.world.glosses).split(": ", 1)[-1]
+        return line
 
     def sample(self, r):
         kinds = [self.session, self.call, self.loop, self.no_need, self.no_tool]
@@ -233,7 +242,7 @@ class Tools:
         """A conversation on one offer of tools, whose long text is so paid for once."""
         names, messages, thoughts = r.sample(list(TOOLS), r.randint(1, 3)), [], []
         for n in range(r.randint(3, 7)):
-            kind = r.choices(["loop", "no_need", "no_fit"], [5, 3, 2])[0]
+            kind = r.choices(["loop", "no_need", "no_fit"], [5, 3, 3])[0]
             if kind == "loop":
                 part = self.loop(r, r.choice(names))
             else:
@@ -321,6 +330,6 @@ class Tools:
         question = self.world.pick(r, ASKS[name]).format(**self.arguments(r, name))
         messages = [dict(role="user", content=question), dict(role="assistant", content=CANNOT)]
         others = (
-            [TOOLS[n] for n in r.sample([n for n in TOOLS if n != name], r.randint(1, 2))] if r.random() < 0.3 else None
+            [TOOLS[n] for n in r.sample([n for n in TOOLS if n != name], r.randint(1, 2))] if r.random() < (0.3 if self.world.held else 0.5) else None
         )
         return self.request(r, messages, "No tool fits.", others)

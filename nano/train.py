@@ -39,7 +39,7 @@ def arguments():
     p.add_argument("--decay", type=float, default=0.4, help="share of the run before the rate falls")
     p.add_argument("--tokens", type=int, default=8192, help="a step")
     p.add_argument(
-        "--long", type=int, default=1024, help="tokens a row of the sparse phase; every fourth step twice that"
+        "--long", type=int, default=1024, help="tokens a long row; in the sparse phase a quarter of them twice that"
     )
     p.add_argument("--short", default="SHORT", help="mixture of short rows, a name of abilities.py's")
     p.add_argument("--lr", type=float, default=2e-3)
@@ -98,11 +98,11 @@ class Run:
     def step(self, done):
         a, step = self.a, self.progress["step"]
         how = dict(sparse=done > a.dense, qat=done > a.rounded)
-        how["index"] = "learn" if step % 4 == 0 or how["sparse"] and step % 8 == 1 else None
-        T = 256 if not how["sparse"] else a.long * 2 if step % 4 == 1 else a.long
-        mix = World.LONG if how["sparse"] else getattr(World, a.short)
-        if not how["sparse"] and step % 8 == 2:  # long rows now and then, so that the last phase is not a shock
-            T, mix = a.long, World.LONG
+        # Short rows go on to the end: long ones alone would take from pictures and lists what they give to tools.
+        long = step % 2 == 1 if how["sparse"] else step % 4 == 2
+        T = 256 if not long else a.long * 2 if step % 8 == 7 else a.long
+        mix = World.LONG if long else getattr(World, a.short)
+        how["index"] = "learn" if step % (11 if long else 8) == 0 else None  # three times the cost of a long step
         if step % 7 in (3, 6):  # facts are Engram's; what stands in the text must do without
             mix, how["no_memory"] = World.READ_LONG if T > 256 else World.READ, True
         loss, index, label, tokens = self.loss(T, mix, **how)

@@ -281,14 +281,34 @@ LIGHT = (
 ).split()
 
 
-def loosened(r, frame):
-    """`frame` with a light word or two put in, left out or exchanged, so that an answer does not hang on them."""
+OPENINGS = ["Please", "Could you", "Can you", "Would you", "Will you", "And", "Now", "Then", "Also", "So"]
+
+
+def varied(r, frame, held, apart=False, openings=True):
+    """A trained frame as somebody else might put it, and never one of `held`. `apart`: see `loosened`."""
+    new = loosened(r, frame, apart) if r.random() < 0.35 else frame
+    if openings and r.random() < 0.12:
+        new = f"{r.choice(OPENINGS)} {new[0].lower()}{new[1:]}"
+    return frame if plain(new) in map(plain, held) else new
+
+
+def plain(frame):
+    return frame.lower().strip("?.,:! ")
+
+
+def loosened(r, frame, apart=False):
+    """`frame` with a light word or two put in, left out or exchanged, so that an answer does not hang on them.
+
+    `apart` keeps new words away from what stands in braces, where they would belong to a text that is to be copied.
+    """
     words = frame.split(" ")
     for _ in range(r.randint(1, 2)):
         light = [i for i, w in enumerate(words) if w.lower().strip("?.,:") in LIGHT]
         what = r.random()
         if what < 0.5 or not light:
-            words.insert(r.randrange(len(words) + 1), r.choice(LIGHT))
+            at = r.randrange(len(words) + 1)
+            if not (apart and "{" in "".join(words[max(at - 1, 0) : at + 1])):
+                words.insert(at, r.choice(LIGHT))
         elif what < 0.75:
             words[r.choice(light)] = r.choice(LIGHT)
         elif len(words) > 2:
