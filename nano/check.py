@@ -7,8 +7,11 @@ from pathlib import Path
 
 import torch
 
+import chat
 import ops
 import ops_torch
+import pictures
+import tools
 import wordings
 from abilities import World
 from config import config
@@ -206,6 +209,12 @@ def samples():
         if len(trained) < 12 or same:
             check(f"wordings of {relation}", False, f"{len(trained)} {same}")
     world, held, r = World(), World(held=True), random.Random(3)
+    asks = [World.SUMS, World.NEEDLES, *World.LISTS.values(), chat.STORIES, *(q for q, _, _ in chat.PLAIN)]
+    leaked = set()
+    for frames in [*asks, *tools.ASKS.values(), *pictures.ASKS.values()]:
+        kept = {wordings.plain(f) for f in frames[-2:]}
+        leaked |= kept & {wordings.plain(world.pick(r, frames)) for _ in range(2000)}
+    check("no held-out wording comes out when others vary", not leaked, str(sorted(leaked)[:5]))
     renderer = Renderer(HERE / "tokenizer.json", span)
     bad = 0
     for _ in range(400):
