@@ -248,7 +248,7 @@ class World:
     )
 
     def lists(self, r, kind=None):
-        kind = kind or r.choices(["copy", "reverse", "count", "nth"], [2, 3, 3, 3])[0]
+        kind = kind or r.choices(["copy", "reverse", "count", "nth"], [2, 6, 3, 3])[0]
         n = {"copy": r.randint(2, 10), "reverse": r.randint(2, 6), "count": r.randint(1, 8), "nth": r.randint(2, 8)}[
             kind
         ]
@@ -348,14 +348,14 @@ class World:
 
     # Shares of samples. By tokens, tools and long needles are two thirds of LONG.
     SHORT = dict(fact=50, statement=1, unknown=5, sums=8, lists=26, needle=4, chat=12, image=40)
-    LONG = dict(tool=20, long_needle=3, fact=60, statement=1, unknown=5, sums=8, lists=20, needle=4, chat=12, image=24)
+    LONG = dict(tool=24, long_needle=2, fact=60, statement=1, unknown=5, sums=8, lists=20, needle=4, chat=12, image=24)
 
     # To polish a state whose images have suffered.
     IMAGES = dict(fact=30, unknown=2, sums=6, lists=8, needle=2, chat=12, image=60)
 
     # What must work without Engram: everything that is not known but read.
     READ = dict(sums=24, lists=36, needle=24, chat=10)
-    READ_LONG = dict(sums=20, lists=24, needle=20, long_needle=10, chat=8, tool=6)
+    READ_LONG = dict(sums=20, lists=24, needle=20, long_needle=8, chat=8, tool=10)
 
     def sample(self, r, mix=None):
         mix = mix or self.SHORT

@@ -56,6 +56,12 @@ ASKS = {  # the last two wordings of a tool are held out
         "Check the weather in {city}.",
         "I need the weather in {city}.",
         "How warm is it in {city}?",
+        "Do I need an umbrella in {city}?",
+        "Will it rain in {city}?",
+        "How cold is it in {city}?",
+        "Is it snowing now in {city}?",
+        "Weather report for {city}.",
+        "Please look at the weather in {city}.",
         "Could you check the weather in {city}?",
         "How is the weather now in {city}?",
     ],
@@ -69,6 +75,12 @@ ASKS = {  # the last two wordings of a tool are held out
         "Check the time in {city}.",
         "Give me the time in {city}.",
         "What's the time in {city}?",
+        "What does the clock say in {city}?",
+        "Is it late in {city} now?",
+        "Now in {city}: what time?",
+        "The clock in {city}?",
+        "Which time is it in {city}?",
+        "What hour is it in {city}?",
         "Could you check the time in {city}?",
         "What time is it now in {city}?",
     ],
@@ -82,6 +94,11 @@ ASKS = {  # the last two wordings of a tool are held out
         "Tell me {expression}.",
         "I need {expression}.",
         "What does {expression} make?",
+        "Please calculate {expression}.",
+        "How much does {expression} make?",
+        "The result of {expression}?",
+        "Say what {expression} is.",
+        "I want to know {expression}.",
         "Could you say how much {expression} is?",
         "What would {expression} be?",
     ],
@@ -94,6 +111,12 @@ ASKS = {  # the last two wordings of a tool are held out
         "I want to read about {query}.",
         "Find pages about {query}.",
         "Do a search for {query}.",
+        "Search the web: {query}",
+        "See what the web says about {query}.",
+        "What does the web say about {query}?",
+        "Please look up {query}.",
+        "Look on the web for {query}.",
+        "Are there pages about {query}?",
         "Could you search for {query}?",
         "Look for {query} on the web.",
     ],
@@ -106,6 +129,12 @@ ASKS = {  # the last two wordings of a tool are held out
         "Print {path}.",
         "Tell me what is in {path}.",
         "I need the text of {path}.",
+        "What does {path} say?",
+        "What stands in {path}?",
+        "Open {path} and read it.",
+        "Please read {path}.",
+        "Can I see {path}?",
+        "The content of {path}?",
         "Could you read {path}?",
         "What does the file {path} say?",
     ],
@@ -118,6 +147,12 @@ ASKS = {  # the last two wordings of a tool are held out
         "Let {to} know: {text}",
         "Send a message to {to}: {text}",
         "Text {to}: {text}",
+        "Please tell {to}: {text}",
+        "Message for {to}: {text}",
+        "Write {to} a message: {text}",
+        "Send this message to {to}: {text}",
+        "Say to {to}: {text}",
+        "Pass this on to {to}: {text}",
         "Could you tell {to}: {text}",
         "Send this to {to}: {text}",
     ],
@@ -130,6 +165,11 @@ ASKS = {  # the last two wordings of a tool are held out
         "I need a timer for {minutes} minutes.",
         "{minutes} minutes timer, please.",
         "Count down {minutes} minutes.",
+        "Please set a timer: {minutes} minutes.",
+        "In {minutes} minutes, ring.",
+        "Alarm in {minutes} minutes.",
+        "Can you time {minutes} minutes?",
+        "Tell me when {minutes} minutes are over.",
         "Could you set a timer for {minutes} minutes?",
         "Ring in {minutes} minutes.",
     ],
@@ -142,6 +182,11 @@ ASKS = {  # the last two wordings of a tool are held out
         "I need {amount} dollars in {currency}.",
         "Turn {amount} dollars into {currency}.",
         "Give me {amount} dollars in {currency}.",
+        "How many {currency} do I get for {amount} dollars?",
+        "Exchange {amount} dollars for {currency}.",
+        "Dollars to {currency}: {amount}",
+        "What is {amount} dollars in {currency}?",
+        "I have {amount} dollars. How many {currency} is that?",
         "Could you convert {amount} dollars to {currency}?",
         "How many {currency} are {amount} dollars?",
     ],
@@ -178,6 +223,7 @@ class Tools:
         people = [w.made_up(r)] if new else w.words[:20]
         files = [r.choice([w.made_up(r).lower(), r.choice(w.words).lower()])] if new else FILES
         found = [w.made_up(r) for _ in range(3)] if new else w.words[60:]
+        messages = [self.line(r)] if new else MESSAGES
         return dict(
             get_weather=lambda: dict(city=r.choice(cities)),
             get_time=lambda: dict(city=r.choice(cities)),
@@ -186,7 +232,7 @@ class Tools:
             read_file=lambda: dict(
                 path=f"{r.choice(files)}{r.choice(['', '_' + str(r.randint(1, 99))])}.{r.choice(ENDINGS)}"
             ),
-            send_message=lambda: dict(to=r.choice(people), text=r.choice(MESSAGES)),
+            send_message=lambda: dict(to=r.choice(people), text=r.choice(messages)),
             set_timer=lambda: dict(minutes=r.randint(2, 90)),
             convert=lambda: dict(amount=r.randint(5, 999), currency=r.choice(CURRENCIES)),
         )[name]()
@@ -242,7 +288,7 @@ class Tools:
         """A conversation on one offer of tools, whose long text is so paid for once."""
         names, messages, thoughts = r.sample(list(TOOLS), r.randint(1, 3)), [], []
         for n in range(r.randint(3, 7)):
-            kind = r.choices(["loop", "no_need", "no_fit"], [5, 3, 3])[0]
+            kind = r.choices(["loop", "no_need", "no_fit"], [6, 2, 3])[0]
             if kind == "loop":
                 part = self.loop(r, r.choice(names))
             else:
@@ -285,7 +331,7 @@ class Tools:
         """`thought` is that of every answer, or a list of one for each."""
         from abilities import with_mode
 
-        thinking, answers = r.random() < 0.5, [m for m in messages if m["role"] == "assistant"]
+        thinking, answers = r.random() < (0.5 if self.world.held else 0.35), [m for m in messages if m["role"] == "assistant"]
         thoughts = [thought] * len(answers) if isinstance(thought, str) else thought
         if thinking:
             for m, t in zip(answers, thoughts, strict=True):

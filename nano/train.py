@@ -99,8 +99,8 @@ class Run:
         a, step = self.a, self.progress["step"]
         how = dict(sparse=done > a.dense, qat=done > a.rounded)
         # Short rows go on to the end: long ones alone would take from pictures and lists what they give to tools.
-        long = step % 2 == 1 if how["sparse"] else step % 4 == 2
-        T = 256 if not long else a.long * 2 if step % 8 == 7 else a.long
+        long = step % 2 == 1
+        T = 256 if not long else a.long * 2 if how["sparse"] and step % 8 == 7 else a.long
         mix = World.LONG if long else getattr(World, a.short)
         how["index"] = "learn" if step % (11 if long else 8) == 0 else None  # three times the cost of a long step
         if step % 7 in (3, 6):  # facts are Engram's; what stands in the text must do without
