@@ -282,13 +282,13 @@ class Tools:
 
     def sample(self, r):
         kinds = [self.session, self.call, self.loop, self.no_need, self.no_tool]
-        return r.choices(kinds, [6, 2, 1, 1, 3])[0](r)
+        return r.choices(kinds, [6, 3, 1, 1, 2])[0](r)
 
     def session(self, r):
         """A conversation on one offer of tools, whose long text is so paid for once."""
         names, messages, thoughts = r.sample(list(TOOLS), r.randint(1, 3)), [], []
         for n in range(r.randint(3, 7)):
-            kind = r.choices(["loop", "no_need", "no_fit"], [6, 2, 3])[0]
+            kind = r.choices(["loop", "no_need", "no_fit"], [6, 2, 1])[0]
             if kind == "loop":
                 part = self.loop(r, r.choice(names))
             else:
@@ -331,7 +331,7 @@ class Tools:
         """`thought` is that of every answer, or a list of one for each."""
         from abilities import with_mode
 
-        thinking, answers = r.random() < (0.5 if self.world.held else 0.35), [m for m in messages if m["role"] == "assistant"]
+        thinking, answers = r.random() < 0.5, [m for m in messages if m["role"] == "assistant"]
         thoughts = [thought] * len(answers) if isinstance(thought, str) else thought
         if thinking:
             for m, t in zip(answers, thoughts, strict=True):
@@ -376,6 +376,6 @@ class Tools:
         question = self.world.pick(r, ASKS[name]).format(**self.arguments(r, name))
         messages = [dict(role="user", content=question), dict(role="assistant", content=CANNOT)]
         others = (
-            [TOOLS[n] for n in r.sample([n for n in TOOLS if n != name], r.randint(1, 2))] if r.random() < (0.3 if self.world.held else 0.5) else None
+            [TOOLS[n] for n in r.sample([n for n in TOOLS if n != name], r.randint(1, 2))] if r.random() < 0.3 else None
         )
         return self.request(r, messages, "No tool fits.", others)
