@@ -335,6 +335,10 @@ class World:
     def long_needle(self, r):
         return self.needle(r, sentences=r.randint(30, 95))
 
+    def keys(self, r):
+        """Many codes close together: which one is asked for is all there is to find."""
+        return self.needle(r, sentences=r.randint(1, 4), codes=r.randint(3, 6))
+
     def chat(self, r):
         return self.chat_samples.sample(r)
 
@@ -354,8 +358,8 @@ class World:
     IMAGES = dict(fact=30, unknown=2, sums=6, lists=8, needle=2, chat=12, image=60)
 
     # What must work without Engram: everything that is not known but read.
-    READ = dict(sums=24, lists=36, needle=24, chat=10)
-    READ_LONG = dict(sums=20, lists=24, needle=20, long_needle=8, chat=8, tool=10)
+    READ = dict(sums=16, lists=24, keys=50, needle=20, chat=6)
+    READ_LONG = dict(sums=20, lists=24, keys=20, needle=30, long_needle=8, chat=8, tool=10)
 
     def sample(self, r, mix=None):
         mix = mix or self.SHORT

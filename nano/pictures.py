@@ -314,7 +314,6 @@ def image_sample(world, r, kind=None):
     question = world.pick(r, ASKS[kind]).replace("{n}", answer.split()[0].lower())  # of a frame: the first or the last
     sample = world.finish(r, question, answer, "I look at the image.", noise=False)
     user = next(m for m in sample.request["messages"] if m["role"] == "user")
-    user["content"] = [dict(type="image_url", image_url=dict(url=""))] * len(images) + [
-        dict(type="text", text=user["content"])
-    ]
+    parts = [dict(type="image_url", image_url=dict(url="")) for _ in images]
+    user["content"] = [*parts, dict(type="text", text=user["content"])]
     return Sample(sample.request, images)

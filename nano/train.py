@@ -42,6 +42,7 @@ def arguments():
         "--long", type=int, default=1024, help="tokens a long row; in the sparse phase a quarter of them twice that"
     )
     p.add_argument("--short", default="SHORT", help="mixture of short rows, a name of abilities.py's")
+    p.add_argument("--read", type=int, default=2, help="of seven steps, how many go without Engram")
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--tower-lr", type=float, default=4e-3, help="of the vision tower; a tower that sees needs a tenth")
     p.add_argument("--labelled", type=int, default=64, help="images a step that teach the tower from labels")
@@ -103,7 +104,7 @@ class Run:
         T = 256 if not long else a.long * 2 if how["sparse"] and step % 8 == 7 else a.long
         mix = World.LONG if long else getattr(World, a.short)
         how["index"] = "learn" if step % (11 if long else 8) == 0 else None  # three times the cost of a long step
-        if step % 7 in (3, 6):  # facts are Engram's; what stands in the text must do without
+        if step * 3 % 7 < a.read:  # facts are Engram's; what stands in the text must do without
             mix, how["no_memory"] = World.READ_LONG if T > 256 else World.READ, True
         loss, index, label, tokens = self.loss(T, mix, **how)
         (loss + index + 0.3 * label).backward()
