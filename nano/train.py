@@ -103,7 +103,7 @@ class Run:
         long = step % 2 == 1
         T = 256 if not long else a.long * 2 if how["sparse"] and step % 8 == 7 else a.long
         mix = World.LONG if long else getattr(World, a.short)
-        how["index"] = "learn" if step % (11 if long else 8) == 0 else None  # three times the cost of a long step
+        how["index"] = "learn" if step % (11 if long else 8) == 0 else None  # such a step takes 2.5 times as long
         if step * 3 % 7 < a.read:  # facts are Engram's; what stands in the text must do without
             mix, how["no_memory"] = World.READ_LONG if T > 256 else World.READ, True
         loss, index, label, tokens = self.loss(T, mix, **how)
