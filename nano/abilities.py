@@ -358,8 +358,8 @@ class World:
     IMAGES = dict(fact=30, unknown=2, sums=6, lists=8, needle=2, chat=12, image=60)
 
     # What must work without Engram: everything that is not known but read.
-    READ = dict(sums=16, lists=24, keys=50, needle=20, chat=6)
-    READ_LONG = dict(sums=20, lists=24, keys=20, needle=30, long_needle=8, chat=8, tool=10)
+    READ = dict(sums=14, lists=20, keys=40, needle=24, chat=4)
+    READ_LONG = dict(sums=14, lists=18, keys=10, needle=36, long_needle=12, chat=5, tool=8)
 
     def sample(self, r, mix=None):
         mix = mix or self.SHORT

@@ -41,11 +41,13 @@ FLAGS = {  # v: vertical stripes, h: horizontal, d: disc on a field, c: Nordic c
     "Switzerland": ("x", "red white"),
 }
 SHARES = dict(  # of the image samples; background, place and frame are what describing a change is made of
-    colour=1, background=1, shape=5, digit=4, flag=4, place=2, describe=5, frame=4, count=1, change=8
+    colour=1, background=1, shape=5, digit=4, flag=4, place=2, describe=5, frame=4, count=1, change=14
 )
 PLACES = {(42, 42): "in the middle"} | {
     (x, y): f"at the {v} {h}" for x, h in ((22, "left"), (62, "right")) for y, v in ((22, "top"), (62, "bottom"))
 }
+CHANGES = ("colour", "shape", "background", "place", "nothing")
+OFTEN = (*CHANGES, "background", "nothing", "nothing")  # in training: that all is equal is the hardest to see
 NUMBERS = "no one two three four five six seven eight".split()
 
 ASKS = dict(  # the last two are held out
@@ -181,6 +183,10 @@ ASKS = dict(  # the last two are held out
         "What has changed at the end?",
         "Describe the change.",
         "Say what changes.",
+        "Could you describe the change?",
+        "Could you name the difference?",
+        "Can you see any change?",
+        "Does anything change?",
         "Could you say what changes?",
         "What becomes different?",
     ],
@@ -275,7 +281,7 @@ def still(r, kind):
     return [draw(r, shape, fg, bg, *((place, 18) if place else ()))], answer
 
 
-def video(r, kind):
+def video(r, kind, changes):
     """Frames of one shape, in one of which (the last) something may change: the answer says both frames, then what."""
     n = r.randint(2, 6)
     bg, k, other, ground = r.sample(list(COLOURS), 4)
@@ -283,7 +289,7 @@ def video(r, kind):
     spec = [dict(shape=shape, colour=k, background=bg, at=(42, 42), scale=18) for _ in range(n)]
     answer = f"There are {NUMBERS[n]} frames."
     if kind in ("change", "frame"):
-        what = r.choice(["colour", "shape", "background", "place", "nothing"])
+        what = r.choice(changes)
         new = r.choice([s for s in SHAPES if s != shape])
         last = dict(
             colour=dict(colour=other),
@@ -310,7 +316,8 @@ def video(r, kind):
 
 def image_sample(world, r, kind=None):
     kind = kind or r.choices(list(SHARES), list(SHARES.values()))[0]
-    images, answer = (video if kind in ("count", "change", "frame") else still)(r, kind)
+    several = kind in ("count", "change", "frame")
+    images, answer = video(r, kind, CHANGES if world.held else OFTEN) if several else still(r, kind)
     question = world.pick(r, ASKS[kind]).replace("{n}", answer.split()[0].lower())  # of a frame: the first or the last
     sample = world.finish(r, question, answer, "I look at the image.", noise=False)
     user = next(m for m in sample.request["messages"] if m["role"] == "user")
