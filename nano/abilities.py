@@ -339,6 +339,9 @@ class World:
         """Many codes close together: which one is asked for is all there is to find."""
         return self.needle(r, sentences=r.randint(1, 4), codes=r.randint(3, 6))
 
+    def few_keys(self, r):
+        return self.needle(r, sentences=1, codes=r.randint(2, 3))
+
     def chat(self, r):
         return self.chat_samples.sample(r)
 
@@ -360,6 +363,9 @@ class World:
     # What must work without Engram: everything that is not known but read.
     READ = dict(sums=14, lists=20, keys=40, needle=24, chat=4)
     READ_LONG = dict(sums=14, lists=18, keys=10, needle=36, long_needle=12, chat=5, tool=8)
+
+    # To learn to find which one is asked for, before there are many.
+    FEW = dict(few_keys=1)
 
     def sample(self, r, mix=None):
         mix = mix or self.SHORT

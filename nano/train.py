@@ -43,6 +43,7 @@ def arguments():
     )
     p.add_argument("--short", default="SHORT", help="mixture of short rows, a name of abilities.py's")
     p.add_argument("--read", type=int, default=2, help="of seven steps, how many go without Engram")
+    p.add_argument("--reading", default="READ", help="mixture of their short rows")
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--tower-lr", type=float, default=4e-3, help="of the vision tower; a tower that sees needs a tenth")
     p.add_argument("--labelled", type=int, default=64, help="images a step that teach the tower from labels")
@@ -105,7 +106,7 @@ class Run:
         mix = World.LONG if long else getattr(World, a.short)
         how["index"] = "learn" if step % (11 if long else 8) == 0 else None  # such a step takes 2.5 times as long
         if step * 3 % 7 < a.read:  # facts are Engram's; what stands in the text must do without
-            mix, how["no_memory"] = World.READ_LONG if T > 256 else World.READ, True
+            mix, how["no_memory"] = World.READ_LONG if T > 256 else getattr(World, a.reading), True
         loss, index, label, tokens = self.loss(T, mix, **how)
         (loss + index + 0.3 * label).backward()
         decay = min(1, max(0.02, (1 - done) / (1 - a.decay)))
