@@ -109,7 +109,7 @@ fn synth_writes_what_inspect_reads() {
 fn uses_of_experts_are_recorded_and_replayed() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("uses.jsonl").display().to_string();
-    let run = cachalot(&["trace", "record", "--out", &file, "--max-tokens", "12", "What is the capital of Japan?"]);
+    let run = cachalot(&["trace", "record", "--temperature", "0", "--out", &file, "What is the capital of Japan?"]);
     assert_eq!(run.code, Some(0), "{run:?}");
     assert!(run.out.contains("Tokyo") && run.err.contains("uses of experts written"), "{run:?}");
     let run = cachalot(&["trace", "replay", &file, "--slots", "4", "--slots", "40", "--json"]);
