@@ -185,11 +185,15 @@ impl LayerSource for StreamedLayers {
         let behind = shared.behind(number, end);
         let mut state = shared.lock();
         let start = Instant::now();
+        let mut ahead = state.slots.iter().any(|slot| slot.content == Content::Reading(number));
         let outcome = loop {
             // Another step may have expected other ones meanwhile.
             state.next = [number, behind[0]];
-            if let Some(outcome) = shared.look(&mut state, number) {
-                break outcome;
+            match shared.look(&mut state, number) {
+                // What was read before anybody asked may go well now.
+                Some(Err(_)) if std::mem::take(&mut ahead) => continue,
+                Some(outcome) => break outcome,
+                None => {}
             }
             if shared.interrupt.is_set() {
                 state.slots.iter_mut().filter(|slot| slot.content.layer() == Some(number)).for_each(|slot| {

@@ -141,9 +141,7 @@ fn a_read_that_fails_is_named_and_tried_again() {
         fixture.check(&source, 2, 14).expect("it can be read");
     }
     fixture.plan.clear();
-    // A read ahead that began before the disk was well may still fail it once.
-    let outcome = fixture.check(&source, 6, 14).or_else(|_| fixture.check(&source, 6, 14));
-    outcome.expect("the disk is well again");
+    fixture.check(&source, 6, 14).expect("the disk is well again");
     // A code that is no number is refused with its place.
     let tensor = fixture.checkpoint.tensor("layers.8.attn.wo_b.weight").expect("a tensor");
     let at = fixture.checkpoint.file_offset(tensor) + 5;
